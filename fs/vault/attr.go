@@ -1,0 +1,291 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// File types of st_mode.
+const (
+	sIFMT  = syscall.S_IFMT
+	sIFREG = syscall.S_IFREG
+	sIFDIR = syscall.S_IFDIR
+	sIFLNK = syscall.S_IFLNK
+	sISUID = syscall.S_ISUID
+	sISGID = syscall.S_ISGID
+)
+
+// Attr is what stat(2) tells of a node, its size that of the plaintext.
+type Attr = backing.Stat
+
+// plain turns a stat of what is stored into one of the plaintext.
+func (v *Vault) plain(st *Attr) {
+	switch st.Mode & sIFMT {
+	case sIFREG:
+		st.Size = v.geo.PlainSize(st.Size)
+	case sIFLNK:
+		st.Size = envelope.PlainTargetSize(st.Size)
+	}
+}
+
+// Attr returns the attributes of n. An open file's size is the one in memory, which a crash's leftovers do not change.
+func (v *Vault) Attr(n *Node) (Attr, error) {
+	if f := n.openFile(); f != nil {
+		defer f.release()
+		return f.attr()
+	}
+	var st Attr
+	if n == v.root {
+		st, err := v.top.Stat()
+		return st, err
+	}
+	err := v.at(n, func(d backing.Dir, entry string) (err error) {
+		st, err = d.StatAt(entry)
+		return err
+	})
+	if err == nil && (st.Ino != n.ino || st.Dev != n.dev) {
+		err = ErrStale
+	}
+	if err != nil {
+		return st, n.fail("stat", err)
+	}
+	v.plain(&st)
+	return st, nil
+}
+
+// BirthTime returns when n was made, where the backing file system knows it; else a zero time.
+func (v *Vault) BirthTime(n *Node) backing.Timespec {
+	var st Attr
+	v.at(n, func(d backing.Dir, entry string) (err error) {
+		st, err = d.StatBirth(entry)
+		return err
+	})
+	if st.Ino != n.ino {
+		return backing.Timespec{}
+	}
+	return st.Btim
+}
+
+// openFile returns n's file where it is open, in use until release.
+func (n *Node) openFile() *file {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.file != nil {
+		n.file.users++
+	}
+	return n.file
+}
+
+func (f *file) attr() (Attr, error) {
+	st, err := f.bf.Stat()
+	if err != nil {
+		return st, f.n.fail("stat", err)
+	}
+	if f.v.shared {
+		f.v.plain(&st)
+		return st, nil
+	}
+	f.mu.RLock()
+	st.Size = f.size
+	f.mu.RUnlock()
+	return st, nil
+}
+
+// SetAttr says what to change; a nil or unset field stays as it is.
+type SetAttr struct {
+	Mode         *uint32 // permission bits
+	UID, GID     *uint32
+	Size         *int64
+	Atime, Mtime *backing.Timespec
+	Privileges   Privileges // of a change of size
+}
+
+// SetAttr changes attributes and returns all of them. A change of owner clears setuid, setgid and capabilities.
+func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
+	if v.readOnly {
+		return Attr{}, ErrReadOnly
+	}
+	if c.Size != nil {
+		if n.kind != sIFREG {
+			return Attr{}, syscall.EINVAL
+		}
+		if err := v.Truncate(ctx, n, *c.Size, c.Privileges); err != nil {
+			return Attr{}, err
+		}
+	}
+	f := n.openFile()
+	if f != nil {
+		defer f.release()
+	}
+	var meta backing.Meta
+	switch {
+	case f != nil:
+		meta = f.bf
+	case n == v.root:
+		meta = v.top
+	}
+	var st Attr
+	apply := func(d backing.Dir, entry string) (err error) {
+		m := meta
+		if m == nil {
+			m = named{d, entry}
+		}
+		if c.UID != nil || c.GID != nil {
+			if err := v.chown(n, f, m, c.UID, c.GID); err != nil {
+				return err
+			}
+		}
+		if c.Mode != nil {
+			if err := m.Chmod(*c.Mode & 0o7777); err != nil {
+				return err
+			}
+		}
+		if c.Atime != nil || c.Mtime != nil {
+			omit := backing.Timespec{Nsec: backing.UtimeOmit}
+			a, mt := omit, omit
+			if c.Atime != nil {
+				a = *c.Atime
+			}
+			if c.Mtime != nil {
+				mt = *c.Mtime
+			}
+			if err := m.Utimes(a, mt); err != nil {
+				return err
+			}
+		}
+		st, err = m.Stat()
+		return err
+	}
+	var err error
+	if meta != nil {
+		err = apply(nil, "")
+	} else {
+		err = v.at(n, apply)
+	}
+	if err != nil {
+		return st, n.fail("set attributes", err)
+	}
+	if f != nil && !v.shared {
+		f.mu.RLock()
+		st.Size = f.size
+		f.mu.RUnlock()
+	} else {
+		v.plain(&st)
+	}
+	return st, nil
+}
+
+// chown changes the owner, and takes away what gave the old owner's file its power.
+func (v *Vault) chown(n *Node, f *file, m backing.Meta, uid, gid *uint32) error {
+	u, g := ^uint32(0), ^uint32(0)
+	if uid != nil {
+		u = *uid
+	}
+	if gid != nil {
+		g = *gid
+	}
+	if err := m.Chown(u, g); err != nil {
+		return err
+	}
+	if n.kind != sIFREG {
+		return nil
+	}
+	st, err := m.Stat()
+	if err != nil {
+		return err
+	}
+	if mode := clearPrivileges(st.Mode); mode != st.Mode {
+		if err := m.Chmod(mode & 0o7777); err != nil {
+			return err
+		}
+	}
+	return v.dropCapability(n, f)
+}
+
+// clearPrivileges returns mode without setuid, and without setgid where the group may execute.
+func clearPrivileges(mode uint32) uint32 {
+	mode &^= sISUID
+	if mode&0o010 != 0 {
+		mode &^= sISGID
+	}
+	return mode
+}
+
+// dropPrivileges does what a write does to the power of a file. f.mu is held for writing.
+func (f *file) dropPrivileges(priv Privileges) error {
+	if priv == DropPrivileges {
+		st, err := f.bf.Stat()
+		if err != nil {
+			return err
+		}
+		if mode := clearPrivileges(st.Mode); mode != st.Mode {
+			if err := f.bf.Chmod(mode & 0o7777); err != nil {
+				return err
+			}
+		}
+	}
+	return f.dropCapabilityLocked()
+}
+
+// named is a node by its name, for the calls of backing.Meta that a change of attributes needs.
+type named struct {
+	d     backing.Dir
+	entry string
+}
+
+func (m named) Stat() (backing.Stat, error)         { return m.d.StatAt(m.entry) }
+func (m named) Chmod(mode uint32) error             { return m.d.ChmodAt(m.entry, mode) }
+func (m named) Chown(uid, gid uint32) error         { return m.d.ChownAt(m.entry, uid, gid) }
+func (m named) Utimes(a, mt backing.Timespec) error { return m.d.UtimesAt(m.entry, a, mt) }
+func (m named) Removexattr(attr string) error       { return m.d.RemovexattrAt(m.entry, attr) }
+func (m named) Listxattr(buf []byte) (int, error)   { return m.d.ListxattrAt(m.entry, buf) }
+func (m named) GetFlags() (uint32, error)           { return 0, errors.ErrUnsupported }
+func (m named) SetFlags(uint32) error               { return errors.ErrUnsupported }
+func (m named) Close() error                        { return nil }
+func (m named) Getxattr(attr string, buf []byte) (int, error) {
+	return m.d.GetxattrAt(m.entry, attr, buf)
+}
+func (m named) Setxattr(attr string, value []byte, flags int) error {
+	return m.d.SetxattrAt(m.entry, attr, value, flags)
+}
+
+// Statfs returns the backing file system's figures, its sizes those of ciphertext.
+func (v *Vault) Statfs() (backing.Statfs, error) {
+	s, err := v.top.Statfs()
+	s.Namelen = envelope.NameMax
+	return s, err
+}
+
+// Fsync makes n's content durable, and its attributes too unless dataOnly.
+func (v *Vault) Fsync(n *Node, scope SyncScope) error {
+	if n.kind == sIFDIR {
+		d, err := v.use(n)
+		if err != nil {
+			return err
+		}
+		defer d.put()
+		return n.fail("fsync", d.h.Sync())
+	}
+	f, err := v.acquire(n)
+	if err != nil {
+		return err
+	}
+	defer f.release()
+	if scope == SyncData {
+		return n.fail("fsync", f.bf.DataSync())
+	}
+	return n.fail("fsync", f.bf.Sync())
+}
+
+// SyncScope says what Fsync makes durable.
+type SyncScope uint8
+
+// The scopes of fsync(2) and fdatasync(2).
+const (
+	SyncAll SyncScope = iota
+	SyncData
+)

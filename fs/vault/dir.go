@@ -1,0 +1,296 @@
+package vault
+
+import (
+	"container/list"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// dirState is what is known of an open directory. It is made once per directory node.
+type dirState struct {
+	id    envelope.DirID
+	names sync.RWMutex // held for reading while a name in it is used, for writing while names change place
+
+	mu    sync.Mutex
+	h     backing.Dir // nil while closed
+	users int
+	gone  bool // discarded: close at the last put
+	elem  *list.Element
+	acl   aclState // whether the directory has a default ACL
+}
+
+// aclState says whether a directory has a default ACL.
+type aclState uint8
+
+const (
+	aclUnknown aclState = iota
+	aclNone
+	aclSome
+)
+
+// discard closes the handle as soon as nobody uses it.
+func (d *dirState) discard() {
+	d.mu.Lock()
+	d.gone = true
+	h := d.h
+	if d.users == 0 {
+		d.h = nil
+	} else {
+		h = nil
+	}
+	d.mu.Unlock()
+	if h != nil {
+		h.Close()
+	}
+}
+
+// dirCache bounds how many directory handles are open.
+type dirCache struct {
+	mu  sync.Mutex
+	lru *list.List // of *dirState, most recently opened first
+	max int
+}
+
+// opened notes that d has got a handle, and closes the one that was opened longest ago and is not in use.
+func (c *dirCache) opened(d *dirState) {
+	c.mu.Lock()
+	d.elem = c.lru.PushFront(d)
+	var drop []backing.Dir
+	for e, tries := c.lru.Back(), 0; e != nil && c.lru.Len() > c.max && tries < 8; tries++ {
+		prev := e.Prev()
+		o := e.Value.(*dirState)
+		if o.mu.TryLock() {
+			if o.users == 0 {
+				if o.h != nil {
+					drop = append(drop, o.h)
+					o.h = nil
+				}
+				c.lru.Remove(e)
+				o.elem = nil
+			} else {
+				c.lru.MoveToFront(e)
+			}
+			o.mu.Unlock()
+		}
+		e = prev
+	}
+	c.mu.Unlock()
+	for _, h := range drop {
+		h.Close()
+	}
+}
+
+// state returns the directory state of n, reading the directory's id at the first call.
+func (v *Vault) state(n *Node) (*dirState, error) {
+	n.mu.Lock()
+	d := n.dir
+	n.mu.Unlock()
+	if d != nil {
+		return d, nil
+	}
+	if n.kind != sIFDIR {
+		return nil, syscall.ENOTDIR
+	}
+	h, err := v.openNodeDir(n)
+	if err != nil {
+		return nil, err
+	}
+	id, err := v.readDirID(h)
+	if err != nil {
+		h.Close()
+		return nil, n.fail("open directory", err)
+	}
+	d = &dirState{id: id, h: h}
+	n.mu.Lock()
+	if n.dir != nil {
+		d = n.dir
+		n.mu.Unlock()
+		h.Close()
+		return d, nil
+	}
+	n.dir = d
+	n.mu.Unlock()
+	v.dirs.opened(d)
+	return d, nil
+}
+
+func (v *Vault) readDirID(h backing.Dir) (envelope.DirID, error) {
+	f, err := h.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
+	if err != nil {
+		if errors.Is(err, syscall.ENOENT) {
+			return envelope.DirID{}, fmt.Errorf("%w: no %s in it", ErrCorrupt, envelope.DirFileName)
+		}
+		return envelope.DirID{}, err
+	}
+	defer f.Close()
+	var b [4 * envelope.DirFileSize]byte
+	got, err := f.ReadAt(b[:], 0)
+	if err != nil {
+		return envelope.DirID{}, err
+	}
+	id, err := v.keys.ParseDirFile(b[:got])
+	if err != nil {
+		return envelope.DirID{}, fmt.Errorf("%w: %s: %w", ErrCorrupt, envelope.DirFileName, err)
+	}
+	return id, nil
+}
+
+// openNodeDir opens a new handle of directory n by its place.
+func (v *Vault) openNodeDir(n *Node) (backing.Dir, error) {
+	if n == v.root {
+		return v.top.Dup()
+	}
+	var h backing.Dir
+	err := v.at(n, func(d backing.Dir, entry string) (err error) {
+		h, err = d.OpenDir(entry)
+		if err == nil && v.shared {
+			var st backing.Stat
+			if st, err = h.Stat(); err == nil && (st.Ino != n.ino || st.Dev != n.dev) {
+				err = ErrStale
+			}
+			if err != nil {
+				h.Close()
+			}
+		}
+		return err
+	})
+	return h, err
+}
+
+// use returns the state of directory n with its handle open; put gives it back.
+func (v *Vault) use(n *Node) (*dirState, error) {
+	d, err := v.state(n)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		d.mu.Lock()
+		if d.h != nil {
+			d.users++
+			d.mu.Unlock()
+			return d, nil
+		}
+		if d.gone {
+			d.mu.Unlock()
+			return nil, ErrStale
+		}
+		d.mu.Unlock()
+		h, err := v.openNodeDir(n)
+		if err != nil {
+			return nil, err
+		}
+		d.mu.Lock()
+		if d.h == nil && !d.gone {
+			d.h = h
+			d.users++
+			d.mu.Unlock()
+			v.dirs.opened(d)
+			return d, nil
+		}
+		d.mu.Unlock()
+		h.Close()
+	}
+}
+
+func (d *dirState) put() {
+	d.mu.Lock()
+	d.users--
+	var h backing.Dir
+	if d.gone && d.users == 0 {
+		h, d.h = d.h, nil
+	}
+	d.mu.Unlock()
+	if h != nil {
+		h.Close()
+	}
+}
+
+// at calls f with the directory and the stored name where n is, which stay so during the call.
+func (v *Vault) at(n *Node, f func(d backing.Dir, entry string) error) error {
+	for {
+		p, entry, ok := n.loc()
+		if !ok {
+			return ErrStale
+		}
+		d, err := v.use(p)
+		if err != nil {
+			return err
+		}
+		d.names.RLock()
+		if p2, entry2, _ := n.loc(); p2 == p && entry2 == entry {
+			err = f(d.h, entry)
+			d.names.RUnlock()
+			d.put()
+			return err
+		}
+		d.names.RUnlock()
+		d.put()
+	}
+}
+
+// ReadDir calls f for each entry of directory n, until it returns false. Entries whose names do not open (moved here
+// by someone without the key, or damaged) are logged and left out. The node is not looked up.
+func (v *Vault) ReadDir(n *Node, f func(e DirEntry) bool) error {
+	d, err := v.use(n)
+	if err != nil {
+		return err
+	}
+	defer d.put()
+	var long map[string]*[2]string // companions seen, by tag
+	var late []backing.Entry       // long names whose companions have not been seen yet
+	open := func(e backing.Entry, cipher string) bool {
+		name, err := v.keys.OpenName(d.id, e.Name, cipher)
+		if err != nil {
+			v.log.Warn("stored name does not open; left out of the listing", "dir_inode", n.ino, "stored", e.Name, "err", err)
+			return true
+		}
+		return f(DirEntry{Name: name, Ino: e.Ino, Kind: e.Kind, Stored: e.Name})
+	}
+	more := true
+	err = d.h.ReadDir(func(e backing.Entry) bool {
+		switch {
+		case envelope.IsReserved(e.Name):
+			if tag, part, piece, ok := envelope.ParseCompanion(e.Name); ok && part >= 0 && part < 2 {
+				if long == nil {
+					long = map[string]*[2]string{}
+				}
+				if long[tag] == nil {
+					long[tag] = new([2]string)
+				}
+				long[tag][part] = piece
+			}
+		case envelope.IsLongEntry(e.Name):
+			late = append(late, e)
+		default:
+			more = open(e, "")
+		}
+		return more
+	})
+	if err != nil {
+		return n.fail("list", err)
+	}
+	for _, e := range late {
+		if !more {
+			break
+		}
+		c := long[e.Name]
+		if c == nil {
+			c = new([2]string)
+		}
+		more = open(e, c[0]+c[1])
+	}
+	return nil
+}
+
+// DirEntry is one entry of a directory, in plaintext.
+type DirEntry struct {
+	Name   string
+	Ino    uint64
+	Kind   uint32 // S_IFMT bits, 0 where the backing file system does not tell
+	Stored string // the sealed name
+}

@@ -1,0 +1,51 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors that a caller decides on. Errors of the backing file system come through as they are (errors.Is with a
+// syscall.Errno works), and so do those of the keysource.
+var (
+	// ErrCorrupt: stored bytes are not what this vault wrote. Nothing was returned of them.
+	ErrCorrupt = errors.New("vault: damaged or forged")
+	// ErrStale: the name behind a node is gone and nothing holds the file open.
+	ErrStale = errors.New("vault: node no longer exists")
+	// ErrReadOnly: the vault is open for reading only.
+	ErrReadOnly = errors.New("vault: read-only")
+	// ErrLocked: another mount holds the vault.
+	ErrLocked = errors.New("vault: in use by another mount")
+	// ErrNotVault: the directory holds no vault.
+	ErrNotVault = errors.New("vault: not a vault")
+	// ErrNotEmpty: a vault is only made in an empty directory.
+	ErrNotEmpty = errors.New("vault: directory is not empty")
+	// ErrNotSupported: the operation does not exist for this kind of file.
+	ErrNotSupported = errors.New("vault: operation not supported")
+	// ErrTooBig: beyond the largest size of a file.
+	ErrTooBig = errors.New("vault: file too large")
+	// ErrNoKey: the data key of a file cannot be had: its record is missing, or the keysource refuses it.
+	ErrNoKey = errors.New("vault: no data key")
+)
+
+// FileError says which stored file an error is about. Stored is the sealed name: safe to log.
+type FileError struct {
+	Op     string
+	Stored string // sealed entry name, or "" where it has none
+	Ino    uint64
+	Err    error
+}
+
+func (e *FileError) Error() string {
+	return fmt.Sprintf("%s: stored file %q (inode %d): %v", e.Op, e.Stored, e.Ino, e.Err)
+}
+
+func (e *FileError) Unwrap() error { return e.Err }
+
+func (n *Node) fail(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	_, entry, _ := n.loc()
+	return &FileError{Op: op, Stored: entry, Ino: n.ino, Err: err}
+}

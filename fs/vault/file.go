@@ -1,0 +1,430 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// form is how a file stands on the disk.
+type form uint8
+
+const (
+	formEmpty  form = iota // nothing stored, no key bound
+	formInline             // one block
+	formGroups             // groups of an index block and 63 chunks
+)
+
+// A file is an open stored file. There is one for a node, whoever and however many have it open.
+type file struct {
+	v *Vault
+	n *Node
+
+	// Guarded by n.mu.
+	users   int  // operations under way, and the keeper's hold
+	gone    bool // no name is left: the key dies with the last handle
+	lruPrev *file
+	lruNext *file
+
+	bf       backing.File
+	writable bool
+
+	keyMu   sync.Mutex
+	keyWait chan struct{}
+
+	// mu is held for reading by reads and for writing by whatever changes the file. It is not held during calls of
+	// the keysource.
+	mu      sync.RWMutex
+	form    form
+	opened  bool // header and key are there and agree
+	id      envelope.FileID
+	loc     envelope.Locator
+	flags   envelope.Flags // of the header on the disk
+	floor   int64          // header.size on the disk
+	key     *envelope.FileKey
+	size    int64  // plaintext
+	inline  []byte // the plaintext, in the inline form
+	block0  []byte // as it was when the file was opened, until the key has opened it
+	caps    capsState
+	checked bool // the tail has been looked at for what a crash left behind
+
+	gmu    sync.Mutex // guards groups, beside mu held for reading
+	groups map[uint64]*group
+
+	touched    map[uint64]struct{} // groups written since the last mark
+	settling   map[uint64]struct{} // groups written before it
+	dirtyNoted bool                // the keeper knows
+	changed    uint64              // counts changes of content or size
+	markedAt   uint64
+}
+
+// capsState says whether the file has a security.capability attribute, which each write must drop.
+type capsState uint8
+
+const (
+	capsUnknown capsState = iota
+	capsNone
+	capsSome
+)
+
+// group is an index block in memory.
+type group struct {
+	n     uint64
+	blk   envelope.IndexBlock
+	key   *envelope.GroupKey
+	fresh bool   // not on the disk yet
+	stale bool   // slots past the end of file have been cleared in memory, not yet on the disk
+	known uint64 // bit i: the current entry of slot i is known to be what the data is
+}
+
+const (
+	groupsPerFile  = 512  // cached index blocks of one file
+	groupsInMemory = 8192 // of all files
+)
+
+// acquire returns n's file, opened, in use until release.
+func (v *Vault) acquire(n *Node) (*file, error) {
+	if n.kind != sIFREG {
+		if n.kind == sIFDIR {
+			return nil, syscall.EISDIR
+		}
+		return nil, syscall.EINVAL
+	}
+	for {
+		n.mu.Lock()
+		if f := n.file; f != nil {
+			f.users++
+			n.mu.Unlock()
+			return f, nil
+		}
+		if wait := n.wait; wait != nil {
+			n.mu.Unlock()
+			<-wait
+			continue
+		}
+		wait := make(chan struct{})
+		n.wait = wait
+		n.mu.Unlock()
+		f, err := v.openFile(n)
+		n.mu.Lock()
+		n.wait = nil
+		if err == nil {
+			n.file = f
+			n.memoKnown = false
+			f.users = 1
+		}
+		n.mu.Unlock()
+		close(wait)
+		if err != nil {
+			return nil, n.fail("open", err)
+		}
+		v.nodes.pin(n)
+		v.files.opened(f)
+		return f, nil
+	}
+}
+
+// release gives back what acquire gave.
+func (f *file) release() {
+	f.n.mu.Lock()
+	f.users--
+	idle := f.users == 0
+	f.n.mu.Unlock()
+	if idle && f.n.abandoned() {
+		f.v.retireIdle(f.n)
+	}
+}
+
+// hold adds a user.
+func (f *file) hold() {
+	f.n.mu.Lock()
+	f.users++
+	f.n.mu.Unlock()
+}
+
+// abandoned says whether no caller refers to n.
+func (n *Node) abandoned() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.opens == 0 && n.forgotten
+}
+
+// openFile opens the stored file of n and reads its header block. No key is needed for that.
+func (v *Vault) openFile(n *Node) (*file, error) {
+	f := &file{v: v, n: n}
+	var st backing.Stat
+	err := v.at(n, func(d backing.Dir, entry string) (err error) {
+		flags := syscall.O_RDWR
+		if v.readOnly {
+			flags = syscall.O_RDONLY
+		}
+		f.bf, st, err = d.OpenStat(entry, flags, 0)
+		f.writable = err == nil && !v.readOnly
+		if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EROFS) {
+			f.bf, st, err = d.OpenStat(entry, syscall.O_RDONLY, 0)
+			if errors.Is(err, syscall.EACCES) && !v.readOnly { // one may write what one may not read
+				f.bf, st, err = openWriteOnly(d, entry)
+				f.writable = err == nil
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if st.Ino != n.ino || st.Dev != n.dev {
+		f.bf.Close()
+		return nil, ErrStale
+	}
+	if err := f.readHeader(st.Size); err != nil {
+		f.bf.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// openWriteOnly opens a file of ours that its mode does not let us read: writing a part of a chunk means reading it.
+func openWriteOnly(d backing.Dir, entry string) (backing.File, backing.Stat, error) {
+	st, err := d.StatAt(entry)
+	if err != nil {
+		return nil, st, err
+	}
+	mode := st.Mode & 0o7777
+	if mode&0o200 == 0 {
+		return nil, st, syscall.EACCES
+	}
+	if err := d.ChmodAt(entry, mode|0o600); err != nil {
+		return nil, st, syscall.EACCES
+	}
+	bf, st, err := d.OpenStat(entry, syscall.O_RDWR, 0)
+	if e := d.ChmodAt(entry, mode); err == nil && e != nil {
+		bf.Close()
+		return nil, st, e
+	}
+	return bf, st, err
+}
+
+// readHeader looks at a stored file of the given size. Nothing of it is trusted before [file.unlock].
+func (f *file) readHeader(stored int64) error {
+	f.form, f.opened, f.block0, f.inline = formEmpty, false, nil, nil
+	f.flags, f.floor, f.size = 0, 0, 0
+	if stored == 0 {
+		f.opened = true
+		return nil
+	}
+	b := make([]byte, envelope.BlockSize, envelope.BlockSize+envelope.TagSize)
+	got, err := f.bf.ReadAt(b, 0)
+	if err != nil {
+		return err
+	}
+	h, err := envelope.ParseHeader(b[:got])
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if h.Log2 != f.v.geo.Log2() || h.Group != 0 {
+		return fmt.Errorf("%w: header of another vault or group", ErrCorrupt)
+	}
+	f.id, f.loc, f.flags, f.floor = h.ID, h.Loc, h.Flags, int64(h.Size)
+	f.block0 = b[:got]
+	if h.Flags&envelope.FlagInline != 0 {
+		f.form = formInline
+		f.size = f.floor
+		if f.floor > envelope.InlineMax || stored < envelope.InlineOverhead+f.floor {
+			return fmt.Errorf("%w: cut short", ErrCorrupt)
+		}
+		return nil
+	}
+	f.form = formGroups
+	n := f.v.geo.PlainSize(stored)
+	switch {
+	case stored <= envelope.BlockSize:
+		return fmt.Errorf("%w: cut short", ErrCorrupt)
+	case h.Flags&envelope.FlagExact != 0 && n != f.floor:
+		return fmt.Errorf("%w: it is %d bytes long and was %d", ErrCorrupt, n, f.floor)
+	case n < f.floor:
+		return fmt.Errorf("%w: it is %d bytes long and was at least %d", ErrCorrupt, n, f.floor)
+	case h.Flags&envelope.FlagCut != 0:
+		n = f.floor
+	}
+	f.size = n
+	return nil
+}
+
+// unlock makes sure that the data key is there and that the header is authentic. No lock is held.
+func (f *file) unlock(ctx context.Context) error {
+	for {
+		f.mu.RLock()
+		done, id, loc := f.opened, f.id, f.loc
+		f.mu.RUnlock()
+		if done {
+			return nil
+		}
+		f.keyMu.Lock()
+		if wait := f.keyWait; wait != nil {
+			f.keyMu.Unlock()
+			select {
+			case <-wait:
+				continue
+			case <-ctx.Done():
+				return fmt.Errorf("%w: %w", ErrNoKey, ctx.Err())
+			}
+		}
+		wait := make(chan struct{})
+		f.keyWait = wait
+		f.keyMu.Unlock()
+		var err error
+		key := f.key
+		if key == nil {
+			key, err = f.v.tables.fileKey(ctx, loc, id)
+		}
+		if err == nil {
+			f.mu.Lock()
+			if !f.opened {
+				err = f.authenticate(key)
+			}
+			f.mu.Unlock()
+		}
+		f.keyMu.Lock()
+		f.keyWait = nil
+		f.keyMu.Unlock()
+		close(wait)
+		if err != nil {
+			return f.n.fail("open", err)
+		}
+	}
+}
+
+// authenticate checks block 0 under key, and finishes what a crash left half done. f.mu is held.
+func (f *file) authenticate(key *envelope.FileKey) error {
+	gk, err := key.Group(0)
+	if err != nil {
+		return err
+	}
+	switch f.form {
+	case formInline:
+		plain := make([]byte, envelope.InlineMax)
+		s := f.v.scratch.get()
+		h, n, err := envelope.OpenInline(gk, f.block0, plain, s)
+		f.v.scratch.put(s)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		if h.ID != f.id {
+			return ErrCorrupt
+		}
+		f.inline = append(make([]byte, 0, n), plain[:n]...)
+		f.key = key
+		f.opened, f.block0 = true, nil
+		if f.writable {
+			st, err := f.bf.Stat()
+			if err != nil {
+				return err
+			}
+			if want := f.v.geo.InlineSize(f.size); st.Size != want { // a truncation or growth that a crash cut short
+				return f.bf.Truncate(want)
+			}
+		}
+		return nil
+	case formGroups:
+		g := &group{key: gk}
+		if len(f.block0) < envelope.BlockSize {
+			return fmt.Errorf("%w: cut short", ErrCorrupt)
+		}
+		copy(g.blk[:], f.block0)
+		if err := g.blk.Verify(key, 0); err != nil {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		f.key = key
+		f.dropLeftovers(g)
+		f.groups = map[uint64]*group{0: g}
+		f.v.groupCount.Add(1)
+		f.opened, f.block0 = true, nil
+		if f.flags&envelope.FlagCut != 0 && f.writable {
+			return f.finishCut()
+		}
+		return nil
+	}
+	f.opened = true
+	return nil
+}
+
+// bind gives an empty file its key. f.mu is held.
+func (f *file) bind(b bound) {
+	f.id, f.loc, f.key = b.id, b.loc, b.key
+	f.opened = true
+}
+
+// prepare returns with f.mu held for writing, the header authentic and, where f is empty, a key bound.
+func (f *file) prepare(ctx context.Context) error {
+	if !f.writable {
+		return f.n.fail("write", ErrReadOnly)
+	}
+	if err := f.unlock(ctx); err != nil {
+		return err
+	}
+	f.mu.RLock()
+	need := f.key == nil
+	f.mu.RUnlock()
+	var b bound
+	if need {
+		var err error
+		if b, err = f.v.pool.take(ctx); err != nil {
+			return f.n.fail("write", err)
+		}
+	}
+	f.mu.Lock()
+	if f.key == nil && need {
+		f.bind(b)
+	} else if need {
+		f.v.pool.put(b)
+	}
+	return nil
+}
+
+// header returns the header of group 0 as it stands in memory.
+func (f *file) header() envelope.Header {
+	return envelope.Header{Log2: f.v.geo.Log2(), Flags: f.flags, ID: f.id, Loc: f.loc, Size: uint64(f.floor)}
+}
+
+// touch notes that group n has changed. f.mu is held.
+func (f *file) touch(n uint64) {
+	if f.touched == nil {
+		f.touched = map[uint64]struct{}{}
+	}
+	f.touched[n] = struct{}{}
+	f.changed++
+	f.v.keeper.settleLater(f)
+}
+
+// nonces fills a buffer with n random nonces.
+func nonces(n int, buf []byte) []byte {
+	if cap(buf) < n*envelope.NonceSize {
+		buf = make([]byte, n*envelope.NonceSize)
+	}
+	buf = buf[:n*envelope.NonceSize]
+	rand.Read(buf) // never fails: crypto/rand ends the process instead
+	return buf
+}
+
+// close closes the stored file and wipes the key.
+func (f *file) close() error {
+	f.dropGroups()
+	clear(f.inline)
+	f.inline = nil
+	if f.key != nil {
+		f.key.Wipe()
+		f.key = nil
+	}
+	return f.bf.Close()
+}
+
+func (f *file) dropGroups() {
+	f.v.groupCount.Add(-int64(len(f.groups)))
+	f.groups = nil
+}

@@ -1,0 +1,202 @@
+package vault
+
+import (
+	"errors"
+	"sort"
+	"sync"
+	"syscall"
+	"time"
+
+	"kmsfs/envelope"
+)
+
+// keeper does the work that must come after things are durable: it settles files (checks on them become strict, see
+// FORMAT.md) and erases the records of deleted files. One syncfs serves a whole batch.
+type keeper struct {
+	v *Vault
+
+	mu     sync.Mutex
+	dirty  map[*file]struct{} // to be settled
+	erased []envelope.Locator // records to be zeroed
+	wake   chan struct{}
+	stop   chan struct{}
+}
+
+// keeperInterval is the longest that deferred work waits.
+const keeperInterval = 30 * time.Second
+
+// eraseMost is how many records may wait to be erased before the keeper is woken.
+const eraseMost = 8192
+
+func (k *keeper) start(v *Vault) {
+	k.v = v
+	k.dirty = map[*file]struct{}{}
+	k.wake = make(chan struct{}, 1)
+	k.stop = make(chan struct{})
+	v.wg.Add(1)
+	go func() {
+		defer v.wg.Done()
+		t := time.NewTicker(v.keepEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+			case <-k.wake:
+			case <-k.stop:
+				return
+			}
+			if err := k.run(); err != nil {
+				v.log.Error("deferred work failed; it will be tried again", "err", err)
+			}
+		}
+	}()
+}
+
+// settleLater notes that f has to be settled. The caller holds f.mu; f keeps its node until then.
+func (k *keeper) settleLater(f *file) {
+	if f.dirtyNoted {
+		return
+	}
+	f.dirtyNoted = true
+	k.mu.Lock()
+	k.dirty[f] = struct{}{}
+	k.mu.Unlock()
+	f.hold()
+}
+
+// erase notes that the record at loc belongs to nothing any more.
+func (k *keeper) erase(loc envelope.Locator) {
+	k.mu.Lock()
+	k.erased = append(k.erased, loc)
+	full := len(k.erased) == eraseMost
+	k.mu.Unlock()
+	if full {
+		select {
+		case k.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run makes everything durable, then settles and erases what was noted before.
+func (k *keeper) run() error {
+	k.mu.Lock()
+	dirty, erased := k.dirty, k.erased
+	if len(dirty) == 0 && len(erased) == 0 {
+		k.mu.Unlock()
+		return nil
+	}
+	k.dirty, k.erased = map[*file]struct{}{}, nil
+	k.mu.Unlock()
+	marks := make(map[*file]uint64, len(dirty))
+	for f := range dirty {
+		marks[f] = f.mark()
+	}
+	err := k.v.top.SyncFS()
+	if err != nil {
+		k.mu.Lock()
+		for f := range dirty {
+			k.dirty[f] = struct{}{}
+		}
+		k.erased = append(k.erased, erased...)
+		k.mu.Unlock()
+		return err
+	}
+	var errs []error
+	for f, mark := range marks {
+		if e := f.settle(mark); e != nil {
+			errs = append(errs, f.n.fail("settle", e))
+		}
+	}
+	if e := k.v.tables.zero(erased); e != nil {
+		errs = append(errs, e)
+	}
+	return errors.Join(errs...)
+}
+
+// zero erases records, table by table, and gives their space back.
+func (t *tables) zero(locs []envelope.Locator) error {
+	sort.Slice(locs, func(i, j int) bool {
+		if locs[i].Table != locs[j].Table {
+			return locs[i].Table < locs[j].Table
+		}
+		return locs[i].Slot < locs[j].Slot
+	})
+	var errs []error
+	for len(locs) > 0 {
+		n := 1
+		for n < len(locs) && locs[n].Table == locs[0].Table {
+			n++
+		}
+		if err := t.zeroTable(locs[0].Table, locs[:n]); err != nil {
+			errs = append(errs, err)
+		}
+		locs = locs[n:]
+	}
+	return errors.Join(errs...)
+}
+
+func (t *tables) zeroTable(id uint64, locs []envelope.Locator) error {
+	tb, err := t.get(id)
+	if err != nil {
+		return err
+	}
+	slotSize := tb.slotSize
+	t.release(tb)
+	f, err := t.v.keysDir.Open(envelope.TableName(id), syscall.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	zeros := make([]byte, slotSize)
+	for _, l := range locs {
+		if l.Slot == 0 {
+			continue
+		}
+		if _, err := f.WriteAt(zeros, int64(l.Slot)*slotSize); err != nil {
+			return err
+		}
+	}
+	whole := make([]byte, tableSlots*512)
+	n, err := f.ReadAt(whole, 0)
+	if err != nil {
+		return err
+	}
+	whole = whole[:n]
+	if t.v.pool.current() != id && allZero(whole[min(n, int(slotSize)):]) {
+		t.forget(id)
+		return t.v.keysDir.Unlink(envelope.TableName(id))
+	}
+	for page := int64(envelope.BlockSize); page+envelope.BlockSize <= int64(n); page += envelope.BlockSize {
+		end := page
+		for end+envelope.BlockSize <= int64(n) && allZero(whole[end:end+envelope.BlockSize]) {
+			end += envelope.BlockSize
+		}
+		if end > page {
+			f.Allocate(fallocKeepSize|fallocPunchHole, page, end-page) // space only: failing is harmless
+			page = end
+		}
+	}
+	return nil
+}
+
+func (p *pool) current() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tableID
+}
+
+func allZero(b []byte) bool {
+	for len(b) >= 8 {
+		if b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}

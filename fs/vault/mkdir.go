@@ -1,0 +1,362 @@
+package vault
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"sync"
+	"syscall"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// sparesMost is how many directories are kept ready.
+const sparesMost = 16
+
+// spares are directories made ahead, with their ids durable, in .kmsfs/tmp: making a directory is then one rename and
+// costs no sync of its own, and no directory is ever seen without its id.
+type spares struct {
+	v       *Vault
+	mu      sync.Mutex
+	ready   []spare
+	filling bool
+	closed  bool
+}
+
+type spare struct {
+	name string
+	id   envelope.DirID
+}
+
+// take returns a spare directory, making one where none is ready.
+func (s *spares) take() (spare, error) {
+	s.mu.Lock()
+	var got spare
+	if n := len(s.ready); n > 0 {
+		got = s.ready[n-1]
+		s.ready = s.ready[:n-1]
+	}
+	if len(s.ready) < sparesMost/2 && !s.filling && !s.closed {
+		s.filling = true
+		s.v.wg.Add(1)
+		go s.fill()
+	}
+	s.mu.Unlock()
+	if got.name != "" {
+		return got, nil
+	}
+	return s.v.buildDir(s.v.tmpDir, randomName())
+}
+
+func (s *spares) fill() {
+	defer s.v.wg.Done()
+	for {
+		s.mu.Lock()
+		if len(s.ready) >= sparesMost || s.closed {
+			s.filling = false
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		d, err := s.v.buildDir(s.v.tmpDir, randomName())
+		s.mu.Lock()
+		if err != nil {
+			s.filling = false
+			s.mu.Unlock()
+			s.v.log.Warn("no spare directory", "err", err)
+			return
+		}
+		s.ready = append(s.ready, d)
+		s.mu.Unlock()
+	}
+}
+
+// close removes what was not needed.
+func (s *spares) close() {
+	s.mu.Lock()
+	s.closed = true
+	ready := s.ready
+	s.ready = nil
+	s.mu.Unlock()
+	for _, d := range ready {
+		removeDir(s.v.tmpDir, d.name)
+	}
+}
+
+func randomName() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// buildDir makes directory name in parent with an id in it, and makes the id durable.
+func (v *Vault) buildDir(parent backing.Dir, name string) (spare, error) {
+	s := spare{name: name}
+	rand.Read(s.id[:])
+	if err := parent.Mkdir(name, 0o700); err != nil {
+		return s, err
+	}
+	if err := v.writeDirID(parent, name, s.id); err != nil {
+		removeDir(parent, name)
+		return s, err
+	}
+	return s, nil
+}
+
+func (v *Vault) writeDirID(parent backing.Dir, name string, id envelope.DirID) error {
+	d, err := parent.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	f, err := d.Open(envelope.DirFileName, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := v.keys.MarshalDirFile(id)
+	if _, err := f.WriteAt(b[:], 0); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return d.Sync()
+}
+
+// removeDir removes a directory that holds nothing but its id.
+func removeDir(parent backing.Dir, name string) error {
+	d, err := parent.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	err = d.Unlink(envelope.DirFileName)
+	d.Close()
+	if err != nil && !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	return parent.Rmdir(name)
+}
+
+// Mkdir makes a directory.
+func (v *Vault) Mkdir(dir *Node, name string, mode uint32, who Caller) (n *Node, st Attr, err error) {
+	err = v.make(dir, name, func(d *dirState, entry string) error {
+		if _, err := d.h.StatAt(entry); err == nil {
+			return syscall.EEXIST
+		}
+		up, err := d.h.Stat()
+		if err != nil {
+			return err
+		}
+		perm := mode & 0o1777
+		acl, err := v.defaultACL(d)
+		if err != nil {
+			return err
+		}
+		var id envelope.DirID
+		if acl == aclSome || (up.Mode&sISGID != 0 && !v.owners) {
+			id, err = v.mkdirInside(d, entry, perm, who)
+		} else {
+			id, err = v.mkdirAside(d, &up, entry, perm&^who.Umask, who)
+		}
+		if err != nil {
+			return err
+		}
+		if st, err = d.h.StatAt(entry); err != nil {
+			return err
+		}
+		n = v.nodes.intern(&st, place{dir, entry})
+		n.mu.Lock()
+		if n.dir == nil {
+			n.dir = &dirState{id: id}
+		}
+		n.mu.Unlock()
+		return nil
+	})
+	return n, st, err
+}
+
+// mkdirAside puts a spare directory in place.
+func (v *Vault) mkdirAside(d *dirState, up *Attr, entry string, perm uint32, who Caller) (envelope.DirID, error) {
+	s, err := v.spares.take()
+	if err != nil {
+		return s.id, err
+	}
+	undo := func(err error) (envelope.DirID, error) {
+		removeDir(v.tmpDir, s.name)
+		return s.id, err
+	}
+	if up.Mode&sISGID != 0 {
+		who.GID = up.GID
+		perm |= sISGID
+	}
+	if v.owners && (who.UID != v.uid || who.GID != v.gid) {
+		if err := v.tmpDir.ChownAt(s.name, who.UID, who.GID); err != nil {
+			return undo(err)
+		}
+	}
+	if err := v.tmpDir.ChmodAt(s.name, perm); err != nil {
+		return undo(err)
+	}
+	now := backing.Timespec{Nsec: backing.UtimeNow}
+	if err := v.tmpDir.UtimesAt(s.name, now, now); err != nil {
+		return undo(err)
+	}
+	if err := v.tmpDir.Rename(s.name, d.h, entry, RenameNoReplace); err != nil {
+		return undo(err)
+	}
+	return s.id, nil
+}
+
+// mkdirInside makes a directory under a reserved name where it will be, so that it inherits what the backing file
+// system makes it inherit, and gives it its name when it is whole.
+func (v *Vault) mkdirInside(d *dirState, entry string, perm uint32, who Caller) (envelope.DirID, error) {
+	acl, err := v.defaultACL(d)
+	if err != nil {
+		return envelope.DirID{}, err
+	}
+	if acl != aclSome {
+		perm &^= who.Umask
+	}
+	s := spare{name: envelope.ControlDir + ".new." + randomName()}
+	rand.Read(s.id[:])
+	undo := func(err error) (envelope.DirID, error) {
+		removeDir(d.h, s.name)
+		return s.id, err
+	}
+	if err := d.h.Mkdir(s.name, perm|0o700); err != nil {
+		return s.id, err
+	}
+	if err := v.writeDirID(d.h, s.name, s.id); err != nil {
+		return undo(err)
+	}
+	st, err := d.h.StatAt(s.name)
+	if err != nil {
+		return undo(err)
+	}
+	if perm&0o700 != 0o700 {
+		if err := d.h.ChmodAt(s.name, st.Mode&0o7777&^(0o700&^perm)); err != nil {
+			return undo(err)
+		}
+	}
+	if err := v.own(d, named{d.h, s.name}, &st, perm|st.Mode&sISGID, who); err != nil {
+		return undo(err)
+	}
+	if err := d.h.Rename(s.name, d.h, entry, RenameNoReplace); err != nil {
+		return undo(err)
+	}
+	return s.id, nil
+}
+
+// isEmptyDir says whether the directory entry holds nothing but what is reserved.
+func isEmptyDir(d backing.Dir, entry string) (bool, error) {
+	h, err := d.OpenDir(entry)
+	if err != nil {
+		return false, err
+	}
+	defer h.Close()
+	empty := true
+	err = h.ReadDir(func(e backing.Entry) bool {
+		empty = envelope.IsReserved(e.Name)
+		return empty
+	})
+	return empty, err
+}
+
+// Rmdir removes an empty directory: it is moved aside in one step and taken apart there.
+func (v *Vault) Rmdir(dir *Node, name string) error {
+	if v.readOnly {
+		return ErrReadOnly
+	}
+	d, sealed, err := v.enterDir(dir, name)
+	if err != nil {
+		return err
+	}
+	defer d.put()
+	d.names.Lock()
+	err = v.rmdir(dir, d, sealed.Entry)
+	d.names.Unlock()
+	if err != nil {
+		return err
+	}
+	v.dropCompanions(d.h, sealed)
+	return nil
+}
+
+func (v *Vault) rmdir(dir *Node, d *dirState, entry string) error {
+	st, err := d.h.StatAt(entry)
+	if err != nil {
+		return err
+	}
+	if st.Mode&sIFMT != sIFDIR {
+		return syscall.ENOTDIR
+	}
+	if empty, err := isEmptyDir(d.h, entry); err != nil {
+		return err
+	} else if !empty {
+		return syscall.ENOTEMPTY
+	}
+	aside := randomName()
+	if err := d.h.Rename(entry, v.tmpDir, aside, RenameNoReplace); err != nil {
+		return err
+	}
+	if v.shared { // another host may have put something into it in between
+		if empty, err := isEmptyDir(v.tmpDir, aside); err == nil && !empty {
+			if err := v.tmpDir.Rename(aside, d.h, entry, RenameNoReplace); err != nil {
+				return err
+			}
+			return syscall.ENOTEMPTY
+		}
+	}
+	v.takeApart(aside)
+	if n := v.nodes.byInode(st.Dev, st.Ino); n != nil {
+		v.nodes.dropPlace(n, place{dir, entry})
+		v.nodes.detach(n)
+	}
+	return nil
+}
+
+// takeApart removes a directory in .kmsfs/tmp with the reserved names in it.
+func (v *Vault) takeApart(name string) {
+	h, err := v.tmpDir.OpenDir(name)
+	if err != nil {
+		v.log.Warn("directory stays behind in .kmsfs/tmp", "err", err)
+		return
+	}
+	var rest []string
+	h.ReadDir(func(e backing.Entry) bool {
+		if envelope.IsReserved(e.Name) && e.Name != envelope.DirFileName {
+			rest = append(rest, e.Name)
+		}
+		return true
+	})
+	for _, r := range rest {
+		h.Unlink(r)
+	}
+	h.Close()
+	if err := removeDir(v.tmpDir, name); err != nil {
+		v.log.Warn("directory stays behind in .kmsfs/tmp", "err", err)
+	}
+}
+
+// replaceDir renames a directory over an empty one: they change places, then the empty one is taken apart.
+func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) error {
+	if empty, err := isEmptyDir(d2.h, to); err != nil {
+		return err
+	} else if !empty {
+		return syscall.ENOTEMPTY
+	}
+	if err := d1.h.Rename(from, d2.h, to, RenameExchange); err != nil {
+		return err
+	}
+	aside := randomName()
+	if err := d1.h.Rename(from, v.tmpDir, aside, RenameNoReplace); err != nil {
+		if e := d1.h.Rename(from, d2.h, to, RenameExchange); e != nil {
+			v.log.Error("a directory that was to be replaced stays under the old name", "err", e)
+		}
+		return err
+	}
+	v.takeApart(aside)
+	return nil
+}

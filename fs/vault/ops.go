@@ -1,0 +1,581 @@
+package vault
+
+import (
+	"crypto/rand"
+	"errors"
+	"syscall"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// Caller is who asks for something to be made: its owner to be.
+type Caller struct {
+	UID, GID uint32
+	Umask    uint32 // not applied where the directory has a default ACL
+}
+
+// Flags of Rename, as renameat2(2).
+const (
+	RenameNoReplace = 1
+	RenameExchange  = 2
+)
+
+// Lookup finds name in dir and returns its node, with one reference more, and its attributes.
+func (v *Vault) Lookup(dir *Node, name string) (*Node, Attr, error) {
+	d, sealed, err := v.enterDir(dir, name)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	defer d.put()
+	d.names.RLock()
+	st, err := d.h.StatAt(sealed.Entry)
+	if err != nil {
+		d.names.RUnlock()
+		return nil, Attr{}, err
+	}
+	n := v.nodes.intern(&st, place{dir, sealed.Entry})
+	d.names.RUnlock()
+	v.present(n, &st)
+	return n, st, nil
+}
+
+// present makes st one of the plaintext.
+func (v *Vault) present(n *Node, st *Attr) {
+	v.plain(st)
+	if n.kind == sIFREG && !v.shared {
+		if f := n.openFile(); f != nil {
+			f.mu.RLock()
+			st.Size = f.size
+			f.mu.RUnlock()
+			f.release()
+		}
+	}
+}
+
+// enterDir opens dir for an operation on name.
+func (v *Vault) enterDir(dir *Node, name string) (*dirState, envelope.SealedName, error) {
+	d, err := v.use(dir)
+	if err != nil {
+		return nil, envelope.SealedName{}, err
+	}
+	sealed, err := v.keys.SealName(d.id, name)
+	if err != nil {
+		d.put()
+		return nil, sealed, err
+	}
+	return d, sealed, nil
+}
+
+// make makes something named name in dir by calling f, companions of a long name first.
+func (v *Vault) make(dir *Node, name string, f func(d *dirState, entry string) error) error {
+	if v.readOnly {
+		return ErrReadOnly
+	}
+	d, sealed, err := v.enterDir(dir, name)
+	if err != nil {
+		return err
+	}
+	defer d.put()
+	if err := addCompanions(d.h, sealed); err != nil {
+		return err
+	}
+	if err := f(d, sealed.Entry); err != nil {
+		if !errors.Is(err, syscall.EEXIST) {
+			v.dropCompanions(d.h, sealed)
+		}
+		return err
+	}
+	return nil
+}
+
+func addCompanions(d backing.Dir, s envelope.SealedName) error {
+	for _, c := range s.Companions {
+		if f, err := d.Open(c, syscall.O_CREAT|syscall.O_WRONLY, 0o600); err != nil {
+			return err
+		} else if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropCompanions removes the companions of a name that is gone.
+func (v *Vault) dropCompanions(d backing.Dir, s envelope.SealedName) {
+	if len(s.Companions) == 0 {
+		return
+	}
+	if _, err := d.StatAt(s.Entry); err == nil {
+		return
+	}
+	for _, c := range s.Companions {
+		if err := d.Unlink(c); err != nil && !errors.Is(err, syscall.ENOENT) {
+			v.log.Warn("companion of a name stays behind", "err", err)
+		}
+	}
+}
+
+// mode returns the permissions that something new in d gets: the umask does not count where a default ACL does.
+func (v *Vault) mode(d *dirState, mode uint32, who Caller) (uint32, error) {
+	acl, err := v.defaultACL(d)
+	if err != nil || acl == aclSome {
+		return mode, err
+	}
+	return mode &^ who.Umask, nil
+}
+
+// defaultACL says whether directory d has a default ACL.
+func (v *Vault) defaultACL(d *dirState) (aclState, error) {
+	d.mu.Lock()
+	acl := d.acl
+	d.mu.Unlock()
+	if acl != aclUnknown && !v.shared {
+		return acl, nil
+	}
+	_, err := d.h.Getxattr(aclDefault, nil)
+	switch {
+	case err == nil:
+		acl = aclSome
+	case errors.Is(err, syscall.ENODATA), errors.Is(err, syscall.EOPNOTSUPP):
+		acl = aclNone
+	default:
+		return aclUnknown, err
+	}
+	d.mu.Lock()
+	d.acl = acl
+	d.mu.Unlock()
+	return acl, nil
+}
+
+// own gives something new to who asked for it. st is what it is now; mode what it is to be.
+func (v *Vault) own(d *dirState, m backing.Meta, st *Attr, mode uint32, who Caller) error {
+	uid, gid := who.UID, who.GID
+	if uid == st.UID && gid == st.GID || !v.owners {
+		return nil
+	}
+	if gid != st.GID {
+		up, err := d.h.Stat()
+		if err != nil {
+			return err
+		}
+		if up.Mode&sISGID != 0 {
+			gid = st.GID // of the directory's group
+		}
+	}
+	if uid == st.UID && gid == st.GID {
+		return nil
+	}
+	if err := m.Chown(uid, gid); err != nil {
+		return err
+	}
+	st.UID, st.GID = uid, gid
+	if mode&(sISUID|sISGID) != 0 && st.Mode&sIFMT != sIFLNK { // chown has cleared them
+		return m.Chmod(st.Mode & 0o7777)
+	}
+	return nil
+}
+
+// Create makes and opens a file; the node has one reference more and one opening. EEXIST where the name is taken.
+func (v *Vault) Create(dir *Node, name string, mode uint32, who Caller) (n *Node, st Attr, err error) {
+	err = v.make(dir, name, func(d *dirState, entry string) error {
+		mode, err := v.mode(d, mode&0o7777, who)
+		if err != nil {
+			return err
+		}
+		var bf backing.File
+		if bf, st, err = d.h.OpenStat(entry, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL, mode); err != nil {
+			return err
+		}
+		if err := v.own(d, bf, &st, mode, who); err != nil {
+			bf.Close()
+			d.h.Unlink(entry)
+			return err
+		}
+		n = v.adopt(bf, &st, place{dir, entry})
+		return nil
+	})
+	return n, st, err
+}
+
+// adopt makes the node of a file that has just been made.
+func (v *Vault) adopt(bf backing.File, st *Attr, at place) *Node {
+	n := v.nodes.intern(st, at)
+	f := &file{v: v, n: n, bf: bf, writable: true, opened: true, caps: capsNone}
+	n.mu.Lock()
+	n.opens++
+	n.memoKnown = false
+	if n.file != nil { // somebody looked it up and opened it in between
+		n.mu.Unlock()
+		bf.Close()
+		return n
+	}
+	n.file = f
+	n.mu.Unlock()
+	v.nodes.pin(n)
+	v.files.opened(f)
+	return n
+}
+
+// Tmpfile makes and opens a file without a name in dir; Link may give it one.
+func (v *Vault) Tmpfile(dir *Node, mode uint32, who Caller) (*Node, Attr, error) {
+	if v.readOnly {
+		return nil, Attr{}, ErrReadOnly
+	}
+	d, err := v.use(dir)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	defer d.put()
+	if mode, err = v.mode(d, mode&0o7777, who); err != nil {
+		return nil, Attr{}, err
+	}
+	bf, err := d.h.Tmpfile(mode)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	st, err := bf.Stat()
+	if err == nil {
+		err = v.own(d, bf, &st, mode, who)
+	}
+	if err != nil {
+		bf.Close()
+		return nil, Attr{}, err
+	}
+	n := v.adopt(bf, &st, place{})
+	n.mu.Lock()
+	if n.file != nil {
+		n.file.gone = true
+	}
+	n.mu.Unlock()
+	return n, st, nil
+}
+
+// Open opens a file: until Release it stays usable, even without a name.
+func (v *Vault) Open(n *Node) error {
+	f, err := v.acquire(n)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.opens++
+	n.mu.Unlock()
+	f.release()
+	return nil
+}
+
+// Release ends what Open or Create began.
+func (v *Vault) Release(n *Node) {
+	n.mu.Lock()
+	n.opens--
+	last := n.opens == 0
+	forgotten := n.forgotten
+	n.mu.Unlock()
+	if last && forgotten {
+		v.retireIdle(n)
+	}
+}
+
+// Mknod makes a device, fifo, socket or empty file.
+func (v *Vault) Mknod(dir *Node, name string, mode uint32, dev uint64, who Caller) (n *Node, st Attr, err error) {
+	err = v.make(dir, name, func(d *dirState, entry string) error {
+		perm, err := v.mode(d, mode&0o7777, who)
+		if err != nil {
+			return err
+		}
+		if err := d.h.Mknod(entry, mode&sIFMT|perm, dev); err != nil {
+			return err
+		}
+		n, st, err = v.admit(dir, d, entry, perm, who)
+		return err
+	})
+	return n, st, err
+}
+
+// admit returns the node of something just made under entry, owned by who; on failure it is removed again.
+func (v *Vault) admit(dir *Node, d *dirState, entry string, mode uint32, who Caller) (*Node, Attr, error) {
+	st, err := d.h.StatAt(entry)
+	if err == nil {
+		err = v.own(d, named{d.h, entry}, &st, mode, who)
+	}
+	if err != nil {
+		d.h.Unlink(entry)
+		return nil, st, err
+	}
+	n := v.nodes.intern(&st, place{dir, entry})
+	v.plain(&st)
+	return n, st, nil
+}
+
+// Symlink makes a symbolic link; its target is sealed.
+func (v *Vault) Symlink(dir *Node, name, target string, who Caller) (n *Node, st Attr, err error) {
+	var salt [16]byte
+	rand.Read(salt[:])
+	stored, err := v.keys.SealTarget(target, &salt)
+	if err != nil {
+		return nil, st, err
+	}
+	err = v.make(dir, name, func(d *dirState, entry string) (err error) {
+		if err = d.h.Symlink(stored, entry); err != nil {
+			return err
+		}
+		n, st, err = v.admit(dir, d, entry, 0o777, who)
+		return err
+	})
+	return n, st, err
+}
+
+// Readlink returns the target of a symbolic link.
+func (v *Vault) Readlink(n *Node) (string, error) {
+	if n.kind != sIFLNK {
+		return "", syscall.EINVAL
+	}
+	var stored string
+	err := v.at(n, func(d backing.Dir, entry string) (err error) {
+		stored, err = d.Readlink(entry)
+		return err
+	})
+	if err != nil {
+		return "", n.fail("readlink", err)
+	}
+	target, err := v.keys.OpenTarget(stored)
+	return target, n.fail("readlink", err)
+}
+
+// Link gives n another name.
+func (v *Vault) Link(n *Node, dir *Node, name string) (st Attr, err error) {
+	if n.kind == sIFDIR {
+		return st, syscall.EPERM
+	}
+	err = v.make(dir, name, func(d *dirState, entry string) error {
+		if f := n.openFile(); f != nil {
+			defer f.release()
+			if err := d.h.LinkFile(f.bf, entry); err != nil {
+				return err
+			}
+			n.mu.Lock()
+			f.gone = false
+			n.mu.Unlock()
+		} else if err := v.at(n, func(s backing.Dir, from string) error { return s.Link(from, d.h, entry) }); err != nil {
+			return err
+		}
+		if st, err = d.h.StatAt(entry); err != nil {
+			return err
+		}
+		v.nodes.addName(n, place{dir, entry})
+		return nil
+	})
+	if err == nil {
+		v.present(n, &st)
+	}
+	return st, err
+}
+
+// doomed is a file whose last name is about to go, with what is needed to give up its key afterwards.
+type doomed struct {
+	n    *Node
+	bf   backing.File // opened for reading its header, or nil
+	last bool
+	is   bool
+}
+
+// doom looks at what entry names before it is unlinked or replaced. d.names is held for writing.
+func (v *Vault) doom(d *dirState, entry string) (doomed, Attr, error) {
+	st, err := d.h.StatAt(entry)
+	if err != nil {
+		return doomed{}, st, err
+	}
+	x := doomed{is: true, n: v.nodes.byInode(st.Dev, st.Ino), last: st.Nlink <= 1}
+	if st.Mode&sIFMT != sIFREG || !x.last || st.Size == 0 {
+		return x, st, nil
+	}
+	if n := x.n; n != nil {
+		n.mu.Lock()
+		covered := n.file != nil || (n.memoKnown && n.wait == nil)
+		n.mu.Unlock()
+		if covered {
+			return x, st, nil
+		}
+	}
+	if x.bf, err = d.h.Open(entry, syscall.O_RDONLY, 0); err != nil {
+		x.bf = nil // its record stays behind, for fsck
+		v.log.Warn("record of a deleted file stays behind", "err", err)
+	}
+	return x, st, nil
+}
+
+// bury ends a doomed file after its name at has gone.
+func (v *Vault) bury(x doomed, at place) {
+	if !x.is {
+		return
+	}
+	if n := x.n; n != nil {
+		v.nodes.dropPlace(n, at)
+		if x.last {
+			v.nodes.detach(n)
+			n.mu.Lock()
+			f := n.file
+			if f != nil {
+				f.gone = true
+			}
+			memo, known := n.memo, n.memoKnown && f == nil
+			n.memoKnown = false
+			n.mu.Unlock()
+			if known && x.bf == nil {
+				v.keeper.erase(memo)
+			}
+		}
+	}
+	if x.bf != nil {
+		v.wg.Add(1)
+		go func() {
+			defer v.wg.Done()
+			v.eraseKeyOf(x.bf)
+		}()
+	}
+}
+
+// eraseKeyOf gives up the key of a file that has no name left, and closes it.
+func (v *Vault) eraseKeyOf(bf backing.File) {
+	defer bf.Close()
+	st, err := bf.Stat()
+	if err != nil || st.Nlink != 0 {
+		return
+	}
+	var b [envelope.HeaderSize]byte
+	if n, err := bf.ReadAt(b[:], 0); err != nil || n < len(b) {
+		return
+	}
+	h, err := envelope.ParseHeader(b[:])
+	if err != nil {
+		return
+	}
+	if _, err := v.tables.record(h.Loc, h.ID); err == nil { // a forged header does not erase another file's record
+		v.keeper.erase(h.Loc)
+	}
+}
+
+func (x doomed) spare() {
+	if x.bf != nil {
+		x.bf.Close()
+	}
+}
+
+// Unlink removes a name of anything but a directory. What is open stays usable.
+func (v *Vault) Unlink(dir *Node, name string) error {
+	if v.readOnly {
+		return ErrReadOnly
+	}
+	d, sealed, err := v.enterDir(dir, name)
+	if err != nil {
+		return err
+	}
+	defer d.put()
+	d.names.Lock()
+	x, _, err := v.doom(d, sealed.Entry)
+	if err == nil {
+		if err = d.h.Unlink(sealed.Entry); err != nil {
+			x.spare()
+		}
+	}
+	if err == nil {
+		v.bury(x, place{dir, sealed.Entry})
+	}
+	d.names.Unlock()
+	if err != nil {
+		return err
+	}
+	v.dropCompanions(d.h, sealed)
+	return nil
+}
+
+// Rename moves a name, as renameat2(2): it is replaced, kept or exchanged in one step. Keys stay where they are.
+func (v *Vault) Rename(dir *Node, name string, newDir *Node, newName string, flags uint32) error {
+	if v.readOnly {
+		return ErrReadOnly
+	}
+	if flags&^(RenameNoReplace|RenameExchange) != 0 {
+		return syscall.EINVAL
+	}
+	d1, from, err := v.enterDir(dir, name)
+	if err != nil {
+		return err
+	}
+	defer d1.put()
+	d2, to, err := v.enterDir(newDir, newName)
+	if err != nil {
+		return err
+	}
+	defer d2.put()
+	defer lockNames(dir, d1, newDir, d2)()
+
+	st, err := d1.h.StatAt(from.Entry)
+	if err != nil {
+		return err
+	}
+	x, st2, err := v.doom(d2, to.Entry)
+	exists := err == nil
+	if err != nil && !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	if exists && st2.Ino == st.Ino && st2.Dev == st.Dev {
+		x.spare()
+		if flags == RenameNoReplace {
+			return syscall.EEXIST
+		}
+		return nil // two names of one file: nothing happens, says POSIX
+	}
+	if err := addCompanions(d2.h, to); err != nil {
+		x.spare()
+		return err
+	}
+	moved := v.nodes.byInode(st.Dev, st.Ino)
+	p1, p2 := place{dir, from.Entry}, place{newDir, to.Entry}
+	switch {
+	case flags&RenameExchange != 0:
+		x.spare()
+		if err = d1.h.Rename(from.Entry, d2.h, to.Entry, flags); err == nil {
+			v.nodes.move(moved, p1, p2)
+			v.nodes.move(x.n, p2, p1)
+		}
+	case exists && flags == 0 && st2.Mode&sIFMT == sIFDIR && st.Mode&sIFMT == sIFDIR:
+		if err = v.replaceDir(d1, from.Entry, d2, to.Entry); err == nil {
+			if x.n != nil {
+				v.nodes.dropPlace(x.n, p2)
+				v.nodes.detach(x.n)
+			}
+			v.nodes.move(moved, p1, p2)
+		}
+	default:
+		if err = d1.h.Rename(from.Entry, d2.h, to.Entry, flags); err == nil {
+			v.bury(x, p2)
+			v.nodes.move(moved, p1, p2)
+		} else {
+			x.spare()
+		}
+	}
+	if err != nil {
+		if !exists {
+			v.dropCompanions(d2.h, to)
+		}
+		return err
+	}
+	v.dropCompanions(d1.h, from)
+	return nil
+}
+
+// lockNames locks the names of two directories, which may be the same, and returns what unlocks them.
+func lockNames(a *Node, da *dirState, b *Node, db *dirState) func() {
+	if a == b {
+		da.names.Lock()
+		return da.names.Unlock
+	}
+	if a.id > b.id {
+		da, db = db, da
+	}
+	da.names.Lock()
+	db.names.Lock()
+	return func() {
+		db.names.Unlock()
+		da.names.Unlock()
+	}
+}

@@ -1,0 +1,167 @@
+package vault
+
+import (
+	"sort"
+
+	"kmsfs/envelope"
+)
+
+// mark begins settling: it returns a moment, and what was written before it can be settled once it is durable.
+func (f *file) mark() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.settling, f.touched = f.touched, nil
+	f.dirtyNoted = false
+	f.markedAt = f.changed
+	return f.changed
+}
+
+// settle makes the checks strict on what was written before mark and is durable now: slots lose their previous
+// entries, groups are noted as present, and where nothing has changed since, the size becomes exact.
+func (f *file) settle(mark uint64) error {
+	defer f.release()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	groups := make([]uint64, 0, len(f.settling))
+	for n := range f.settling {
+		if _, again := f.touched[n]; !again && f.inside(n) {
+			groups = append(groups, n)
+		}
+	}
+	f.settling = nil
+	if f.form != formGroups || !f.writable || !f.opened || f.isGone() {
+		return nil
+	}
+	if f.v.shared {
+		if err := f.lockShared(lockWrite); err != nil {
+			return err
+		}
+		defer f.unlockShared()
+		return nil // another host may be writing the same groups: they stay unsettled
+	}
+	sort.Slice(groups, func(i, j int) bool { return groups[i] < groups[j] })
+	for _, n := range groups {
+		if err := f.settleGroup(n); err != nil {
+			return err
+		}
+	}
+	// Presence after the groups themselves, parents at once for all their children.
+	for i := 0; i < len(groups); {
+		if groups[i] == 0 {
+			i++
+			continue
+		}
+		p, _ := envelope.PresenceParent(groups[i])
+		j := i
+		for j < len(groups) {
+			if q, _ := envelope.PresenceParent(groups[j]); q != p {
+				break
+			}
+			j++
+		}
+		if err := f.notePresence(p, groups[i:j]); err != nil {
+			return err
+		}
+		i = j
+	}
+	if f.changed == mark && (f.flags&envelope.FlagExact == 0 || f.floor != f.size) {
+		return f.writeHeader(f.flags&^envelope.FlagCut|envelope.FlagExact, f.size)
+	}
+	return nil
+}
+
+// settleGroup drops the previous entries of group n.
+func (f *file) settleGroup(n uint64) error {
+	g, err := f.group(n)
+	if err != nil {
+		return err
+	}
+	if g.fresh {
+		return nil // a hole was extended over it
+	}
+	from, to := envelope.SectorsPerBlock, -1
+	for i := range f.v.chunksIn(n, f.size) {
+		if !g.blk.Unsettled(i) {
+			continue
+		}
+		cur, _ := g.blk.Slot(i)
+		if g.known&(1<<i) == 0 {
+			if cur, err = f.decide(g, i); err != nil {
+				return err
+			}
+		}
+		g.blk.SetSlot(i, cur, envelope.Entry{})
+		g.blk.SetUnsettled(i, envelope.Settled)
+		from, to = min(from, envelope.SectorOf(i)), max(to, envelope.SectorOf(i))
+	}
+	if to < 0 {
+		return nil
+	}
+	return f.writeSectors(g, from, to)
+}
+
+// decide returns the entry that fits the data of slot i, where a crash of an earlier mount left two.
+func (f *file) decide(g *group, i int) (envelope.Entry, error) {
+	c := int(f.v.geo.ChunkSize())
+	buf := f.v.buffers.get(2*c + 2*envelope.TagSize)
+	defer f.v.buffers.put(buf)
+	s := f.v.scratch.get()
+	defer f.v.scratch.put(s)
+	chunk := g.n*envelope.ChunksPerGroup + uint64(i)
+	stored := (*buf)[c+envelope.TagSize:][:c]
+	got, err := f.bf.ReadAt(stored, f.v.geo.ChunkOffset(chunk))
+	if err != nil {
+		return envelope.Entry{}, err
+	}
+	_, which, err := f.openSlot(g, i, stored[:got], (*buf)[:c], s)
+	clear((*buf)[:c])
+	cur, prev := g.blk.Slot(i)
+	switch which {
+	case openedPrevious:
+		cur = prev
+	case openedHole:
+		cur = envelope.Entry{}
+	}
+	return cur, err
+}
+
+// notePresence sets the presence bits of children, all of parent p. A parent that is a hole itself becomes real, and
+// is noted with its own parent.
+func (f *file) notePresence(p uint64, children []uint64) error {
+	g, err := f.group(p)
+	if err != nil {
+		return err
+	}
+	wasFresh := g.fresh
+	from, to := envelope.SectorsPerBlock, -1
+	for _, n := range children {
+		_, k := envelope.PresenceParent(n)
+		if c, err := f.group(n); err != nil {
+			return err
+		} else if c.fresh {
+			continue
+		}
+		if !g.blk.Presence(k) {
+			g.blk.SetPresence(k, envelope.Present)
+			from, to = min(from, k/envelope.PresencePerSector), max(to, k/envelope.PresencePerSector)
+		}
+	}
+	if to < 0 {
+		return nil
+	}
+	if err := f.writeSectors(g, from, to); err != nil {
+		return err
+	}
+	if wasFresh && p > 0 {
+		up, _ := envelope.PresenceParent(p)
+		return f.notePresence(up, []uint64{p})
+	}
+	return nil
+}
+
+// isGone says whether the file has no name any more.
+func (f *file) isGone() bool {
+	f.n.mu.Lock()
+	defer f.n.mu.Unlock()
+	return f.gone
+}

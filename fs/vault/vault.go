@@ -1,0 +1,470 @@
+// Package vault is the encrypted tree as a library: look up, read, write, truncate, rename, list, and what keeps it
+// whole. It knows no FUSE; everything that a mount can do, a test or an offline command does here.
+//
+// Start with [Create] and [Open]; [Vault.Root] and [Vault.Lookup] lead to the nodes that all operations act on.
+//
+// It guarantees that an operation that returned survives the death of the process (kill -9), whole, and that one that
+// was under way leaves each chunk and each name as before or as after. What is not authentic is refused with
+// [ErrCorrupt], never returned. It does not guarantee that unsynced data survives the death of the machine.
+//
+// All methods of Vault are safe for concurrent use.
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"container/list"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/keysource"
+)
+
+// Names in the control directory.
+const (
+	configName  = "vault.json"
+	configAside = "vault.json.new"
+	lockName    = "lock"
+	keysName    = "keys"
+	tmpName     = "tmp"
+)
+
+// Sharing says who else may have the vault mounted.
+type Sharing uint8
+
+// The two ways to mount a vault.
+const (
+	Exclusive Sharing = iota // this mount alone
+	Shared                   // several hosts at once; nothing is cached between operations
+)
+
+// Access says what a mount may do.
+type Access uint8
+
+// The two kinds of access.
+const (
+	ReadWrite Access = iota
+	ReadOnly         // nothing is written to the vault, not even a lock
+)
+
+// Options of Open. The zero value is an exclusive mount for reading and writing.
+type Options struct {
+	Sharing Sharing
+	Access  Access
+	// Log gets what an operator should know; nil: nothing is logged. Plaintext names never go there.
+	Log *slog.Logger
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+	// Deadline bounds the calls of the keysource that one operation waits for; 0: 30 s.
+	Deadline time.Duration
+	// KeepEvery is the longest that deferred work (settling, erasing keys) waits; 0: 30 s.
+	KeepEvery time.Duration
+	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each.
+	OpenFiles, OpenDirs int
+}
+
+// Vault is an open vault.
+type Vault struct {
+	cfg  *envelope.Config
+	geo  envelope.Geometry
+	keys *envelope.VolumeKeys
+	ks   keysource.Keysource
+	log  *slog.Logger
+	now  func() time.Time
+
+	top     backing.Dir // the vault directory
+	ctlDir  backing.Dir
+	keysDir backing.Dir
+	tmpDir  backing.Dir
+	lock    backing.File
+
+	shared   bool
+	readOnly bool
+	owners   bool // new files go to who asked for them: this process may give files away
+	uid, gid uint32
+	maxSize  int64
+	deadline time.Duration
+
+	root   *Node
+	nodes  nodes
+	dirs   dirCache
+	files  fileCache
+	tables tables
+	pool   pool
+	spares spares
+	keeper keeper
+	reaper reaper
+
+	buffers    buffers
+	blocks     blockPool
+	scratch    scratchPool
+	sealings   sealingPool
+	groupCount atomic.Int64
+
+	keepEvery time.Duration
+	ctx       context.Context // ends when the vault is closed
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup
+}
+
+// CreateConfig says what Create makes.
+type CreateConfig struct {
+	Keysource string // URL, noted for the next Open
+	Key       string // alias, id or ARN of the CMK
+	ChunkSize int    // bytes: 4096 (also when 0), 16384 or 65536
+}
+
+// Create makes a vault in an empty directory. The config comes last: what is not finished is no vault.
+func Create(ctx context.Context, top backing.Dir, ks keysource.Keysource, c CreateConfig) error {
+	empty := true
+	if err := top.ReadDir(func(e backing.Entry) bool {
+		empty = empty && (e.Name == "lost+found" || e.Name == envelope.ControlDir)
+		return empty
+	}); err != nil {
+		return err
+	}
+	if !empty {
+		return ErrNotEmpty
+	}
+	if c.ChunkSize == 0 {
+		c.ChunkSize = envelope.BlockSize
+	}
+	cfg := &envelope.Config{ChunkSize: c.ChunkSize, Keysource: c.Keysource, Key: c.Key, Created: time.Now().UTC().Truncate(time.Second)}
+	rand.Read(cfg.Volume[:])
+	dk, err := ks.GenerateDataKey(ctx, keysource.GenerateDataKeyInput{
+		KeyID: keysource.KeyRef(c.Key), EncryptionContext: envelope.VolumeContext(cfg.Volume), NumberOfBytes: envelope.KeySize,
+	})
+	if err != nil {
+		return err
+	}
+	defer dk.Plaintext.Wipe()
+	vk, err := envelope.NewVolumeKeys(dk.Plaintext.Bytes())
+	if err != nil {
+		return err
+	}
+	defer vk.Wipe()
+	cfg.Wrappings = []envelope.Wrapping{{
+		ContextVersion: envelope.ContextVersion, KeyARN: dk.KeyID, KeyMaterialID: dk.KeyMaterialID, Blob: dk.CiphertextBlob,
+	}}
+	b, err := cfg.Marshal(vk)
+	if err != nil {
+		return err
+	}
+	if err := top.Mkdir(envelope.ControlDir, 0o700); err != nil && !errors.Is(err, syscall.EEXIST) {
+		return err
+	}
+	ctl, err := top.OpenDir(envelope.ControlDir)
+	if err != nil {
+		return err
+	}
+	defer ctl.Close()
+	if _, err := ctl.StatAt(configName); err == nil {
+		return ErrNotEmpty
+	}
+	for _, name := range []string{keysName, tmpName} {
+		if err := ctl.Mkdir(name, 0o700); err != nil && !errors.Is(err, syscall.EEXIST) {
+			return err
+		}
+	}
+	if err := writeAside(ctl, b); err != nil {
+		return err
+	}
+	return top.Sync()
+}
+
+// writeAside replaces the config: written and synced under another name, renamed, and the rename synced.
+func writeAside(ctl backing.Dir, b []byte) error {
+	if err := ctl.Unlink(configAside); err != nil && !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	f, err := ctl.Open(configAside, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = ctl.Rename(configAside, ctl, configName, 0)
+	}
+	if err != nil {
+		return err
+	}
+	return ctl.Sync()
+}
+
+// ReadConfig reads the config of the vault in top. It is not verified: that needs the volume key.
+func ReadConfig(top backing.Dir) (*envelope.Config, error) {
+	ctl, err := top.OpenDir(envelope.ControlDir)
+	if err != nil {
+		if errors.Is(err, syscall.ENOENT) {
+			return nil, ErrNotVault
+		}
+		return nil, err
+	}
+	defer ctl.Close()
+	f, err := ctl.Open(configName, syscall.O_RDONLY, 0)
+	if err != nil {
+		if errors.Is(err, syscall.ENOENT) {
+			return nil, ErrNotVault
+		}
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, envelope.ConfigMax+1)
+	n, err := f.ReadAt(b, 0)
+	if err != nil {
+		return nil, err
+	}
+	return envelope.ParseConfig(b[:n])
+}
+
+// Open opens the vault in top, which it closes with the vault. ks is the caller's.
+func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Options) (_ *Vault, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Deadline == 0 {
+		o.Deadline = 30 * time.Second
+	}
+	if o.KeepEvery == 0 {
+		o.KeepEvery = 30 * time.Second
+	}
+	if o.OpenFiles == 0 {
+		o.OpenFiles = 512
+	}
+	if o.OpenDirs == 0 {
+		o.OpenDirs = 512
+	}
+	v := &Vault{
+		ks: ks, log: o.Log, now: o.Now, top: top, shared: o.Sharing == Shared, readOnly: o.Access == ReadOnly,
+		deadline: o.Deadline, keepEvery: o.KeepEvery,
+		uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()),
+	}
+	v.owners = v.uid == 0
+	defer func() {
+		if err != nil {
+			v.closeHandles()
+		}
+	}()
+	if v.cfg, err = ReadConfig(top); err != nil {
+		return nil, err
+	}
+	if v.geo, err = envelope.NewGeometry(v.cfg.ChunkSize); err != nil {
+		return nil, err
+	}
+	v.maxSize = 1<<60 - 1
+	if v.ctlDir, err = top.OpenDir(envelope.ControlDir); err != nil {
+		return nil, err
+	}
+	if err = v.takeLock(); err != nil {
+		return nil, err
+	}
+	if v.keys, err = v.openVolumeKey(ctx); err != nil {
+		return nil, err
+	}
+	if v.keysDir, err = v.ctlDir.OpenDir(keysName); err != nil {
+		return nil, fmt.Errorf("%w: .kmsfs/%s: %w", ErrCorrupt, keysName, err)
+	}
+	if v.tmpDir, err = v.ctlDir.OpenDir(tmpName); err != nil {
+		if !v.readOnly && errors.Is(err, syscall.ENOENT) { // a copy may lack an empty directory
+			if err = v.ctlDir.Mkdir(tmpName, 0o700); err == nil {
+				v.tmpDir, err = v.ctlDir.OpenDir(tmpName)
+			}
+		}
+		if err != nil && !v.readOnly {
+			return nil, err
+		}
+	}
+	st, err := top.Stat()
+	if err != nil {
+		return nil, err
+	}
+	v.root = &Node{dev: st.Dev, ino: st.Ino, kind: sIFDIR}
+	v.nodes.init(v.root)
+	v.dirs = dirCache{lru: list.New(), max: o.OpenDirs}
+	v.files = fileCache{lru: list.New(), at: map[*file]*list.Element{}, max: o.OpenFiles}
+	h, err := top.Dup()
+	if err != nil {
+		return nil, err
+	}
+	v.root.dir = &dirState{id: v.keys.RootDir(), h: h, users: 1} // in use for ever
+	v.ctx, v.cancel = context.WithCancel(context.Background())
+	v.tables = tables{v: v, open: map[uint64]*table{}}
+	v.pool = pool{v: v, batch: poolFirst}
+	v.spares = spares{v: v}
+	v.reaper.start(v)
+	v.keeper.start(v)
+	if !v.readOnly {
+		var old []string // before anything new is begun there
+		v.tmpDir.ReadDir(func(e backing.Entry) bool {
+			old = append(old, e.Name)
+			return true
+		})
+		v.wg.Add(1)
+		go func() {
+			defer v.wg.Done()
+			v.cleanTmp(old)
+		}()
+	}
+	return v, nil
+}
+
+// takeLock makes sure that an exclusive mount is alone.
+func (v *Vault) takeLock() (err error) {
+	if v.readOnly {
+		return nil
+	}
+	mode := backing.LockExclusive
+	if v.shared {
+		mode = backing.LockShared
+	}
+	v.lock, err = v.ctlDir.Lock(lockName, mode)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return ErrLocked
+	}
+	return err
+}
+
+// openVolumeKey unwraps the volume key and verifies the config with it.
+func (v *Vault) openVolumeKey(ctx context.Context) (*envelope.VolumeKeys, error) {
+	var errs []error
+	for _, w := range v.cfg.Wrappings {
+		dk, err := v.ks.Decrypt(ctx, keysource.DecryptInput{
+			CiphertextBlob: w.Blob, EncryptionContext: envelope.VolumeContext(v.cfg.Volume), KeyID: keysource.KeyRef(w.KeyARN),
+		})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		vk, err := envelope.NewVolumeKeys(dk.Plaintext.Bytes())
+		dk.Plaintext.Wipe()
+		if err == nil {
+			if err = v.cfg.Verify(vk); err == nil {
+				return vk, nil
+			}
+			vk.Wipe()
+		}
+		errs = append(errs, err)
+	}
+	return nil, fmt.Errorf("volume key: %w", errors.Join(errs...))
+}
+
+// cleanTmp removes what a mount that died left behind in .kmsfs/tmp. Where other hosts work on the vault, only what is old.
+func (v *Vault) cleanTmp(old []string) {
+	begun := v.now()
+	for _, name := range old {
+		if v.ctx.Err() != nil {
+			return
+		}
+		st, err := v.tmpDir.StatAt(name)
+		if err != nil || (v.shared && begun.Sub(st.Mtim.Time()) < 24*time.Hour) {
+			continue
+		}
+		if st.Mode&sIFMT == sIFDIR {
+			if empty, err := isEmptyDir(v.tmpDir, name); err == nil && empty {
+				v.takeApart(name)
+			}
+		} else if err := v.tmpDir.Unlink(name); err != nil {
+			v.log.Warn("cannot remove a left-over from .kmsfs/tmp", "err", err)
+		}
+	}
+}
+
+// Config returns the vault's config; it is not to be changed.
+func (v *Vault) Config() *envelope.Config { return v.cfg }
+
+// Shared says whether other hosts may have the vault mounted.
+func (v *Vault) Shared() bool { return v.shared }
+
+// ReadOnly says whether nothing can be changed.
+func (v *Vault) ReadOnly() bool { return v.readOnly }
+
+// Flush makes everything durable and does all deferred work.
+func (v *Vault) Flush() error {
+	v.reaper.drain()
+	if v.readOnly {
+		return nil
+	}
+	return v.keeper.run()
+}
+
+// Close makes everything durable, erases the keys that were never used, and closes the vault. No other call may be
+// under way or follow. The keysource is not closed.
+func (v *Vault) Close() error {
+	v.nodes.mu.RLock()
+	all := make([]*Node, 0, len(v.nodes.byID))
+	for _, n := range v.nodes.byID {
+		all = append(all, n)
+	}
+	v.nodes.mu.RUnlock()
+	for _, n := range all {
+		n.mu.Lock()
+		n.opens = 0
+		n.mu.Unlock()
+	}
+	close(v.keeper.stop)
+	v.spares.close()
+	v.pool.close()
+	var errs []error
+	if !v.readOnly {
+		errs = append(errs, v.keeper.run()) // settles, and lets go of files
+	}
+	for _, n := range all {
+		v.retireIdle(n)
+	}
+	v.reaper.drain()
+	if !v.readOnly {
+		errs = append(errs, v.keeper.run()) // erases the keys of what had no name
+	}
+	v.reaper.stop()
+	v.cancel()
+	v.wg.Wait()
+	v.tables.close()
+	for _, n := range all {
+		n.mu.Lock()
+		d := n.dir
+		n.mu.Unlock()
+		if d != nil && d.h != nil {
+			d.h.Close()
+			d.h = nil
+		}
+	}
+	v.closeHandles()
+	return errors.Join(errs...)
+}
+
+func (v *Vault) closeHandles() {
+	if v.keys != nil {
+		v.keys.Wipe()
+	}
+	for _, c := range []io.Closer{v.lock, v.keysDir, v.tmpDir, v.ctlDir, v.top} {
+		switch h := c.(type) {
+		case backing.File:
+			if h != nil {
+				h.Close()
+			}
+		case backing.Dir:
+			if h != nil {
+				h.Close()
+			}
+		}
+	}
+}

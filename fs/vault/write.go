@@ -1,0 +1,434 @@
+package vault
+
+import (
+	"context"
+	"errors"
+
+	"kmsfs/envelope"
+)
+
+// Privileges says what a write does to the setuid and setgid bits and the capabilities of a file.
+type Privileges uint8
+
+// The two ways to treat privileges.
+const (
+	KeepPrivileges Privileges = iota
+	DropPrivileges            // clear setuid, and setgid where the group may execute, as write(2) by an ordinary user
+)
+
+// Write writes p at off. When it returns without an error, all of p is with the backing file system and survives the
+// death of this process; when it returns an error, each chunk is as before or as after. security.capability is dropped in any case.
+func (v *Vault) Write(ctx context.Context, n *Node, p []byte, off int64, priv Privileges) (int, error) {
+	if v.readOnly {
+		return 0, ErrReadOnly
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if off < 0 || off > v.maxSize-int64(len(p)) {
+		return 0, ErrTooBig
+	}
+	f, err := v.acquire(n)
+	if err != nil {
+		return 0, err
+	}
+	defer f.release()
+	if err := f.enter(ctx, lockWrite); err != nil {
+		return 0, err
+	}
+	defer f.leave(lockWrite)
+	if err := f.dropPrivileges(priv); err != nil {
+		return 0, n.fail("write", err)
+	}
+	if err := f.writeAt(p, off); err != nil {
+		return 0, n.fail("write", err)
+	}
+	return len(p), nil
+}
+
+// writeAt writes; f.mu is held for writing, the key is there.
+func (f *file) writeAt(p []byte, off int64) error {
+	end := max(f.size, off+int64(len(p)))
+	if f.form != formGroups {
+		if end <= envelope.InlineMax {
+			plain := make([]byte, end)
+			copy(plain, f.inline)
+			copy(plain[off:], p)
+			return f.writeInline(plain)
+		}
+		if err := f.grow(); err != nil {
+			return err
+		}
+	}
+	if end > f.size {
+		if err := f.beforeExtending(); err != nil {
+			return err
+		}
+	}
+	const most = 4 << 20 // bounds the buffers
+	for len(p) > 0 {
+		n := min(len(p), most)
+		if err := f.writeGroups(p[:n], off); err != nil {
+			return err
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// writeInline makes plain the whole content, in the inline form. One page is written whole or not at all.
+func (f *file) writeInline(plain []byte) error {
+	gk, err := f.key.Group(0)
+	if err != nil {
+		return err
+	}
+	h := f.header()
+	h.Flags = h.Flags&envelope.FlagXattr | envelope.FlagInline
+	h.Size = uint64(len(plain))
+	blk := f.v.blocks.get()
+	defer f.v.blocks.put(blk)
+	s := f.v.scratch.get()
+	defer f.v.scratch.put(s)
+	var nonce [envelope.NonceSize]byte
+	copy(nonce[:], nonces(1, nil))
+	n := envelope.SealInline(f.key, gk, h, plain, &nonce, blk[:], s)
+	if wrote, err := f.bf.WriteAt(blk[:n], 0); err != nil {
+		if wrote > 0 || f.form == formEmpty {
+			f.restoreInline(gk)
+		}
+		return err
+	}
+	if len(plain) < len(f.inline) {
+		if err := f.bf.Truncate(int64(n)); err != nil {
+			return err
+		}
+	}
+	f.form, f.flags, f.floor, f.size = formInline, h.Flags, int64(len(plain)), int64(len(plain))
+	clear(f.inline)
+	f.inline = plain
+	return nil
+}
+
+// restoreInline puts the last content back after a write that failed half way (a full disk).
+func (f *file) restoreInline(gk *envelope.GroupKey) {
+	if f.form == formEmpty {
+		f.bf.Truncate(0)
+		return
+	}
+	blk := f.v.blocks.get()
+	defer f.v.blocks.put(blk)
+	s := f.v.scratch.get()
+	defer f.v.scratch.put(s)
+	var nonce [envelope.NonceSize]byte
+	copy(nonce[:], nonces(1, nil))
+	h := f.header()
+	n := envelope.SealInline(f.key, gk, h, f.inline, &nonce, blk[:], s)
+	if _, err := f.bf.WriteAt(blk[:n], 0); err != nil {
+		f.v.log.Error("cannot restore a small file after a failed write", "inode", f.n.ino, "err", err)
+	}
+	f.bf.Truncate(int64(n))
+}
+
+// grow turns an empty or inline file into groups. The content goes into chunk 0 first; until the index block replaces
+// the inline block, the latter tells the content and the size.
+func (f *file) grow() error {
+	old, oldForm, oldFlags, oldFloor := f.inline, f.form, f.flags, f.floor
+	undo := func(err error) error {
+		f.dropGroups()
+		f.form, f.inline, f.flags, f.floor, f.size = oldForm, old, oldFlags, oldFloor, int64(len(old))
+		f.bf.Truncate(f.storedSize())
+		return err
+	}
+	f.form, f.inline = formGroups, nil
+	f.flags, f.floor = oldFlags&envelope.FlagXattr, 0
+	f.size = 0
+	gk, err := f.key.Group(0)
+	if err != nil {
+		return undo(err)
+	}
+	g := &group{key: gk, fresh: true}
+	h := f.header()
+	g.blk.SetHeader(&h)
+	f.dropGroups()
+	f.groups = map[uint64]*group{0: g}
+	f.v.groupCount.Add(1)
+	if len(old) > 0 {
+		buf := f.v.buffers.get(len(old) + envelope.TagSize)
+		defer f.v.buffers.put(buf)
+		s := f.v.scratch.get()
+		defer f.v.scratch.put(s)
+		var nonce [envelope.NonceSize]byte
+		copy(nonce[:], nonces(1, nil))
+		e := gk.SealChunk((*buf)[:len(old)], old, 0, &nonce, s)
+		if _, err := f.bf.WriteAt((*buf)[:len(old)], f.v.geo.ChunkOffset(0)); err != nil {
+			return undo(err)
+		}
+		g.blk.SetSlot(0, e, envelope.Entry{})
+		g.blk.SetUnsettled(0, envelope.Unsettled)
+		g.known = 1
+		if err := f.writeGroup(g); err != nil {
+			return undo(err)
+		}
+		f.size = int64(len(old))
+		f.touch(0)
+		clear(old)
+	}
+	f.checked = true
+	return nil
+}
+
+// storedSize is how long the stored file is for the present form and size.
+func (f *file) storedSize() int64 {
+	switch {
+	case f.form == formInline:
+		return f.v.geo.InlineSize(f.size)
+	case f.form == formEmpty || f.size == 0:
+		return 0
+	}
+	return f.v.geo.SealedSize(f.size)
+}
+
+// beforeExtending prepares a file in groups for becoming longer: an exact size must not be durable any more when the
+// longer file is, and what a crash left past the end must not come into view.
+func (f *file) beforeExtending() error {
+	if f.flags&envelope.FlagExact != 0 {
+		if err := f.writeHeader(f.flags&^envelope.FlagExact, f.floor); err != nil {
+			return err
+		}
+		if err := f.bf.DataSync(); err != nil {
+			return err
+		}
+	}
+	if f.checked || f.size == 0 {
+		return nil
+	}
+	g, err := f.group(uint64((f.size - 1) / f.v.geo.GroupPlain()))
+	if err != nil {
+		return err
+	}
+	if g.stale {
+		if err := f.writeGroup(g); err != nil {
+			return err
+		}
+	}
+	f.checked = true
+	return nil
+}
+
+// sealing is one request being sealed; its chunks are independent.
+type sealing struct {
+	f          *file
+	p          []byte
+	off, end   int64
+	size       int64 // of the file before
+	buf        []byte
+	from       int64 // offset on the disk of buf
+	groups     []*group
+	work       []envelope.IndexBlock // the index blocks as they will be
+	known      []uint64
+	firstGroup uint64
+	first      uint64
+	nonces     []byte
+	entries    []envelope.Entry
+}
+
+// writeGroups seals and writes p at off: slots first, then data, so that after a kill at any point each chunk opens as
+// old or as new. What changes in memory changes only after both are written.
+func (f *file) writeGroups(p []byte, off int64) error {
+	v, geo := f.v, &f.v.geo
+	c := geo.ChunkSize()
+	end := off + int64(len(p))
+	first, last := uint64(off/c), uint64((end-1)/c)
+	firstGroup, lastGroup := first/envelope.ChunksPerGroup, last/envelope.ChunksPerGroup
+
+	w := v.sealings.get()
+	defer v.sealings.put(w)
+	w.f, w.p, w.off, w.end, w.size, w.first, w.firstGroup = f, p, off, end, f.size, first, firstGroup
+	w.groups, w.work, w.known = w.groups[:0], w.work[:0], w.known[:0]
+	for n := firstGroup; n <= lastGroup; n++ {
+		g, err := f.group(n)
+		if err != nil {
+			return err
+		}
+		w.groups = append(w.groups, g)
+		w.work = append(w.work, g.blk)
+		w.known = append(w.known, g.known)
+	}
+	// The index block of the first group stands right before its first chunk; further back it is written apart.
+	apart := first%envelope.ChunksPerGroup != 0
+	w.from = geo.ChunkOffset(first)
+	if !apart {
+		w.from = geo.IndexOffset(firstGroup)
+	}
+	length := geo.ChunkOffset(last) - w.from + c
+	buf := v.buffers.get(int(length) + envelope.TagSize)
+	defer v.buffers.put(buf)
+	w.buf = (*buf)[:int(length)+envelope.TagSize]
+	chunks := int(last - first + 1)
+	w.nonces = nonces(chunks, w.nonces)
+	if cap(w.entries) < chunks {
+		w.entries = make([]envelope.Entry, chunks)
+	}
+	w.entries = w.entries[:chunks]
+	if err := inParallel(first, last+1, w); err != nil {
+		return err
+	}
+	// What follows the last chunk's ciphertext is not written.
+	length = geo.ChunkOffset(last) - w.from + int64(w.entries[chunks-1].Length)
+	for k := range w.groups {
+		g, blk := w.groups[k], &w.work[k]
+		lo, hi := 0, envelope.ChunksPerGroup-1
+		if k == 0 {
+			lo = int(first % envelope.ChunksPerGroup)
+		}
+		if k == len(w.groups)-1 {
+			hi = int(last % envelope.ChunksPerGroup)
+		}
+		for i := lo; i <= hi; i++ {
+			chunk := g.n*envelope.ChunksPerGroup + uint64(i)
+			cur, _ := blk.Slot(i)
+			if int64(chunk)*c >= f.size {
+				cur = envelope.Entry{}
+			}
+			blk.SetSlot(i, w.entries[chunk-first], cur)
+			blk.SetUnsettled(i, envelope.Unsettled)
+			w.known[k] |= 1 << i
+		}
+		from, to := envelope.SectorOf(lo), envelope.SectorOf(hi)
+		if g.fresh || g.stale {
+			from, to = 0, envelope.SectorsPerBlock-1
+		}
+		if k == 0 && apart {
+			for s := from; s <= to; s++ {
+				blk.SealSector(f.key, g.n, s)
+			}
+			at := from * envelope.SectorSize
+			if _, err := f.bf.WriteAt(blk[at:(to+1)*envelope.SectorSize], geo.IndexOffset(g.n)+int64(at)); err != nil {
+				return f.undoWrite(w, err)
+			}
+		} else {
+			for s := from; s <= to; s++ {
+				blk.SealSector(f.key, g.n, s)
+			}
+			copy(w.buf[geo.IndexOffset(g.n)-w.from:], blk[:])
+		}
+	}
+	if _, err := f.bf.WriteAt(w.buf[:length], w.from); err != nil {
+		return f.undoWrite(w, err)
+	}
+	for k, g := range w.groups {
+		g.blk, g.known = w.work[k], w.known[k]
+		g.fresh, g.stale = false, false
+		f.touch(g.n)
+	}
+	f.size = max(f.size, end)
+	return nil
+}
+
+// undoWrite puts the file back to its size after a write that failed, and forgets the index blocks in memory: on the
+// disk each slot still has the entry that fits its data.
+func (f *file) undoWrite(w *sealing, err error) error {
+	for _, g := range w.groups {
+		f.forgetGroup(g.n)
+	}
+	if w.end > f.size {
+		if e := f.bf.Truncate(f.storedSize()); e != nil {
+			err = errors.Join(err, e)
+		}
+		if f.size == 0 {
+			f.emptied()
+		}
+	}
+	return err
+}
+
+// emptied makes a file of nothing out of one whose first write failed; one with attributes keeps its key.
+func (f *file) emptied() {
+	xattr := f.flags & envelope.FlagXattr
+	f.form, f.flags, f.floor, f.inline = formEmpty, 0, 0, nil
+	if xattr != 0 {
+		f.form, f.flags = formInline, envelope.FlagInline|xattr
+		if gk, err := f.key.Group(0); err == nil {
+			f.restoreInline(gk)
+		}
+	}
+}
+
+// run seals the chunks [from, to) into the buffer and notes their entries.
+func (w *sealing) run(from, to uint64, bounds bool) error {
+	v := w.f.v
+	s := v.scratch.get()
+	defer v.scratch.put(s)
+	geo := &v.geo
+	c := geo.ChunkSize()
+	var edge *[]byte
+	defer func() {
+		if edge != nil {
+			clear((*edge)[:c])
+			v.buffers.put(edge)
+		}
+	}()
+	for chunk := from; chunk < to; chunk++ {
+		k := int(chunk/envelope.ChunksPerGroup - w.firstGroup)
+		g := w.groups[k]
+		i := int(chunk % envelope.ChunksPerGroup)
+		start := int64(chunk) * c
+		lo, hi := max(w.off-start, 0), min(w.end-start, c) // what is new of the chunk
+		oldLen := min(max(w.size-start, 0), c)             // what the file has of it
+		plain := w.p[max(start-w.off, 0):]
+		undecided := g.blk.Unsettled(i) && g.known&(1<<i) == 0
+		if lo > 0 || hi < oldLen || (undecided && oldLen > 0) {
+			if edge == nil {
+				edge = v.buffers.get(int(2*c) + 2*envelope.TagSize)
+			}
+			old := (*edge)[:c]
+			stored := (*edge)[c+envelope.TagSize:][:c]
+			if oldLen > 0 {
+				if err := w.readOld(g, k, i, chunk, stored, old, s); err != nil {
+					return err
+				}
+			} else {
+				clear(old)
+			}
+			copy(old[lo:hi], plain)
+			hi = max(hi, oldLen)
+			plain = old
+		}
+		dst := w.buf[geo.ChunkOffset(chunk)-w.from:]
+		nonce := (*[envelope.NonceSize]byte)(w.nonces[(chunk-w.first)*envelope.NonceSize:])
+		if bounds && chunk == to-1 { // the tag would fall where another core writes
+			tmp := v.buffers.get(int(hi) + envelope.TagSize)
+			w.entries[chunk-w.first] = g.key.SealChunk((*tmp)[:hi], plain[:hi], chunk, nonce, s)
+			copy(dst, (*tmp)[:hi])
+			v.buffers.put(tmp)
+			continue
+		}
+		w.entries[chunk-w.first] = g.key.SealChunk(dst[:hi], plain[:hi], chunk, nonce, s)
+	}
+	return nil
+}
+
+// readOld reads what chunk holds, and settles in the index block to be which entry that is.
+func (w *sealing) readOld(g *group, k, i int, chunk uint64, stored, old []byte, s *envelope.Scratch) error {
+	cur, prev := g.blk.Slot(i)
+	got := 0
+	if !cur.IsZero() {
+		var err error
+		need := max(cur.Length, prev.Length)
+		if got, err = w.f.bf.ReadAt(stored[:need], w.f.v.geo.ChunkOffset(chunk)); err != nil {
+			return err
+		}
+	}
+	n, which, err := w.f.openSlot(g, i, stored[:got], old, s)
+	if err != nil {
+		return err
+	}
+	clear(old[n:])
+	switch which {
+	case openedPrevious:
+		w.work[k].SetSlot(i, prev, envelope.Entry{})
+	case openedHole:
+		w.work[k].SetSlot(i, envelope.Entry{}, envelope.Entry{})
+	}
+	return nil
+}

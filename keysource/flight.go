@@ -1,0 +1,103 @@
+package keysource
+
+import (
+	"context"
+
+	"github.com/zeebo/blake3"
+)
+
+// flight is one Decrypt below that several callers may wait for. It runs in a goroutine of the cache, so that the
+// caller who came first can give up without failing the others; when the last one has given up it is cancelled.
+// All fields but name, done and cancel are guarded by Cache.mu.
+type flight struct {
+	name    cacheKey
+	done    chan struct{} // closed when result and err are set
+	cancel  context.CancelFunc
+	waiters int
+	ended   bool
+	result  DecryptResult
+	err     error
+}
+
+// flightKey names a flight. Unlike an entry, a flight is only shared by callers who name the CMK in the same way, or
+// one would get the refusal meant for another.
+func flightKey(key cacheKey, ref KeyRef) cacheKey {
+	if ref == "" || ref.IsAlias() {
+		return key // the key already tells these apart
+	}
+	return blake3.Sum256(append(key[:], ref...))
+}
+
+// join returns the flight for in, started if there is none. The caller holds c.mu and must then call wait.
+func (c *Cache) join(ctx context.Context, key cacheKey, in DecryptInput) *flight {
+	name := flightKey(key, in.KeyID)
+	if f := c.flights[name]; f != nil {
+		f.waiters++
+		c.stats.Joined++
+		return f
+	}
+	c.stats.Misses++
+	// The values of the first caller's context go along, its end does not.
+	flightCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(c.ctx, cancel)
+	f := &flight{name: name, done: make(chan struct{}), cancel: cancel, waiters: 1}
+	c.flights[name] = f
+	generation := c.generation
+	// The caller may change its slices and its map once it has given up.
+	in.CiphertextBlob = append([]byte(nil), in.CiphertextBlob...)
+	in.EncryptionContext = in.EncryptionContext.Clone()
+	c.wg.Go(func() {
+		defer cancel()
+		defer stop()
+		result, err := c.inner.Decrypt(flightCtx, in)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.forget(f)
+		if err == nil {
+			c.insert(key, result, generation)
+		}
+		f.result, f.err, f.ended = result, err, true
+		if f.waiters == 0 {
+			result.Plaintext.Wipe()
+		}
+		close(f.done)
+	})
+	return f
+}
+
+// wait returns the flight's answer with a plaintext of the caller's own, or ctx's error.
+func (c *Cache) wait(ctx context.Context, f *flight) (DecryptResult, error) {
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.waiters--
+	if !f.ended {
+		if f.waiters == 0 {
+			f.cancel()
+			c.forget(f)
+		}
+		return DecryptResult{}, ctx.Err()
+	}
+	if f.err != nil {
+		if c.closed {
+			return DecryptResult{}, ErrClosed
+		}
+		return DecryptResult{}, f.err
+	}
+	result := f.result.clone()
+	if f.waiters == 0 {
+		f.result.Plaintext.Wipe()
+	}
+	return result, nil
+}
+
+// forget takes a flight out of the way, so that the next caller starts one of its own rather than join one that has
+// landed or is cancelled. The caller holds c.mu.
+func (c *Cache) forget(f *flight) {
+	if c.flights[f.name] == f {
+		delete(c.flights, f.name)
+	}
+}

@@ -1,0 +1,130 @@
+package mount_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"kmsfs/tests/internal/lab"
+)
+
+// TestUsers holds that the kernel's permission checks work for many users on one mount: what each may do, and who owns
+// what they make, is as on a plain directory.
+func TestUsers(t *testing.T) {
+	lab.NeedRoot(t)
+	script := `
+		try() { "$@" 2>/dev/null && echo "$* ok" || echo "$* refused"; }
+		umask 027
+		try cat secret; try cat group; try cat all; try touch closed/x; try touch open/mine; try mkdir open/dir
+		try ls closed; try cat closed/inside; try cat through/inside; try ls through
+		try rm open/roots; try rm sticky/roots; try touch sticky/mine; try mv open/roots2 open/moved
+		try chmod 777 all; try chown 0 open/mine; try chgrp 0 open/mine; try ln all open/hard; try ln -s all open/sym
+		try mkfifo open/fifo; try mknod open/dev c 1 3; try touch -d 2001-01-01 all; try touch -d 2001-01-01 open/mine
+		try truncate -s 1 all; try truncate -s 1 writable; try setfattr -n user.x -v 1 all; try setfattr -n user.x -v 1 writable
+		try setfattr -n trusted.x -v 1 writable; try touch sgid/mine; try mkdir sgid/dir; try ./program; try ./noexec
+		stat -c '%n %u %g %a' open/mine open/dir open/fifo sticky/mine sgid/mine sgid/dir open/sym`
+	lab.Need(t, "setfattr")
+	modes(t, "", func(t *testing.T, m *lab.Mount) {
+		run := func(dir string) string {
+			lab.Run(t, dir, "bash", "-euc", `
+				umask 022; chmod 755 .
+				echo s > secret; chmod 600 secret; echo g > group; chmod 640 group; chgrp 65534 group; echo a > all
+				mkdir -m 700 closed; echo i > closed/inside; mkdir -m 711 through; echo i > through/inside
+				mkdir open; chmod 777 open; touch open/roots open/roots2; mkdir sticky; chmod 1777 sticky; touch sticky/roots
+				mkdir sgid; chgrp 1000 sgid; chmod 2777 sgid; touch writable; chmod 666 writable
+				printf '#!/bin/sh\necho ran\n' > program; cp program noexec; chmod 755 program`)
+			cmd := exec.Command("bash", "-c", script)
+			cmd.Dir = dir
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: lab.Nobody, Gid: lab.Nobody}}
+			out, err := cmd.CombinedOutput()
+			check(t, err, string(out))
+			return string(out)
+		}
+		want, got := run(lab.Dir(t)), run(m.Dir)
+		if want != got {
+			t.Errorf("another user on the plain directory:\n%s\non the mount:\n%s", want, got)
+		}
+		if !strings.Contains(want, "ok") || !strings.Contains(want, "refused") {
+			t.Errorf("the script proves nothing:\n%s", want)
+		}
+	})
+}
+
+// TestOthersKeptOut holds that without --allow-other nobody else gets in, root included.
+func TestOthersKeptOut(t *testing.T) {
+	lab.NeedRoot(t)
+	m := lab.MountNew(t, lab.Options{})
+	var err error
+	lab.As(lab.Nobody, func() { _, err = os.ReadDir(m.Dir) })
+	if !errors.Is(err, unix.EACCES) {
+		t.Errorf("another user reads the mount: %v, want EACCES", err)
+	}
+}
+
+// TestReadOnly holds that a mount with --read-only refuses every change and reads everything.
+func TestReadOnly(t *testing.T) {
+	vault := lab.Dir(t)
+	first := lab.MountNew(t, lab.Options{Vault: vault})
+	check(t, os.WriteFile(first.Dir+"/file", []byte("content"), 0o644), "write")
+	check(t, first.Unmount(), "unmount")
+	m := lab.MountAgain(t, first, lab.Options{ReadOnly: true})
+	b, err := os.ReadFile(m.Dir + "/file")
+	if err != nil || string(b) != "content" {
+		t.Errorf("read: %q, %v", b, err)
+	}
+	for name, change := range map[string]func(path string) error{
+		"write":  func(p string) error { return os.WriteFile(p, nil, 0o644) },
+		"create": func(p string) error { return os.WriteFile(p+"2", nil, 0o644) },
+		"unlink": os.Remove,
+		"chmod":  func(p string) error { return os.Chmod(p, 0o600) },
+		"rename": func(p string) error { return os.Rename(p, p+"2") },
+		"mkdir":  func(p string) error { return os.Mkdir(p+"2", 0o755) },
+		"xattr":  func(p string) error { return unix.Setxattr(p, "user.x", nil, 0) },
+	} {
+		if err := change(m.Dir + "/file"); !errors.Is(err, unix.EROFS) {
+			t.Errorf("%s: %v, want EROFS", name, err)
+		}
+	}
+}
+
+// TestACL holds that POSIX ACLs are kept, inherited and obeyed as on a plain directory.
+func TestACL(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "setfacl", "getfacl")
+	base := lab.Backing(t, "ext4")
+	script := `
+		umask 022; chmod 755 .
+		echo secret > f; chmod 600 f; setfacl -m u:65534:r f
+		mkdir d; chmod 700 d; setfacl -m u:65534:rwx,d:u:65534:rwx,d:g::r-x,d:o::--- d
+		touch d/file; mkdir d/sub; touch d/sub/file; (umask 077; touch d/private; mkdir d/privatedir)
+		setfacl -m m::r d/file; chmod g+w d/sub; echo x > g; setfacl -m g:65534:rw,o::- g; cp -a d copy
+		setfacl -b copy/file; setfacl -k copy/sub; mv d/private copy/; ln d/file copy/link
+		getfacl -R -n . 2>&1; ls -lRn --time-style=+ | grep -v ^total`
+	other := `cat f; echo x >> f; touch d/mine; echo y >> g; ls d/sub; cat copy/private; getfacl -n d/mine`
+	modes(t, base, func(t *testing.T, m *lab.Mount) {
+		run := func(dir string) string {
+			out := lab.Run(t, dir, "bash", "-euc", script)
+			cmd := exec.Command("bash", "-c", other)
+			cmd.Dir = dir
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: lab.Nobody, Gid: lab.Nobody}}
+			o, err := cmd.CombinedOutput()
+			return fmt.Sprintf("%s\nthe other user:\n%s%v\n", out, o, err)
+		}
+		plain := lab.Subdir(t, base, "plain-"+filepath.Base(t.Name()), 0o755)
+		want, got := run(plain), run(m.Dir)
+		if strings.ReplaceAll(want, plain, "") != strings.ReplaceAll(got, m.Dir, "") {
+			t.Errorf("on the plain directory:\n%s\non the mount:\n%s", want, got)
+		}
+		check(t, m.Remount(), "remount")
+		if want, got := lab.Run(t, plain, "getfacl", "-Rn", "."), lab.Run(t, m.Dir, "getfacl", "-Rn", "."); want != got {
+			t.Errorf("after a remount, on the plain directory:\n%s\non the mount:\n%s", want, got)
+		}
+	})
+}
