@@ -9,13 +9,22 @@ import (
 // form of the standard library's is a fresh object.
 func newBase64() *base64.Encoding { return base64.RawURLEncoding.Strict() }
 
+// encode64 encodes b, of at most 256 bytes, with one allocation where
+// EncodeToString takes two.
+func encode64(enc *base64.Encoding, b []byte) string {
+	var buf [longCipherMax]byte
+	n := enc.EncodedLen(len(b))
+	enc.Encode(buf[:], b)
+	return string(buf[:n])
+}
+
 // decode64 decodes s to dst, which has room, and refuses what encoding would not
 // have given: the standard library's strict decoder still skips line breaks.
 func decode64(enc *base64.Encoding, dst []byte, s string) (int, bool) {
 	if strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0 {
 		return 0, false
 	}
-	var small [256]byte
+	var small [longCipherMax]byte
 	src := append(small[:0], s...)
 	n, err := enc.Decode(dst, src)
 	return n, err == nil

@@ -144,12 +144,7 @@ func TestCallersBugsPanic(t *testing.T) {
 		"parent of group 0": func() { PresenceParent(0) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			defer func() {
-				if recover() == nil {
-					t.Error("no panic")
-				}
-			}()
-			f()
+			mustPanic(t, "no panic", f)
 		})
 	}
 }
@@ -192,10 +187,21 @@ func TestWipe(t *testing.T) {
 	if _, err := k.Group(0); err == nil {
 		t.Error("a wiped key derives group keys")
 	}
+	vk := testVolume(t)
+	if vk.RootDir() == (DirID{}) || vk.Commitment() == ([32]byte{}) {
+		t.Error("root directory or commitment is zero")
+	}
+	vk.Wipe()
+	mustPanic(t, "a wiped key seals names", func() { vk.SealName(DirID{}, "name") })
+	mustPanic(t, "a wiped key seals sectors", func() { b.SealSector(k, 0, 1) })
+}
+
+func mustPanic(t *testing.T, otherwise string, f func()) {
+	t.Helper()
 	defer func() {
 		if recover() == nil {
-			t.Error("a wiped key seals")
+			t.Error(otherwise)
 		}
 	}()
-	b.SealSector(k, 0, 1)
+	f()
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/zeebo/blake3"
 )
 
 // FileKey is the data key of one file, with what is derived from it (FORMAT.md,
@@ -75,9 +77,16 @@ func (k *FileKey) index() *prf {
 // recordMAC is the MAC of a record under this key, over the parts that a rewrap
 // leaves alone.
 func (k *FileKey) recordMAC(head, body []byte) (mac [TagSize]byte) {
-	p := newPRF(k.g.derive.record.key(k.key[:]))
-	p.sum(mac[:], head, body)
-	p.wipe()
+	key := k.g.derive.record.key(k.key[:])
+	h, err := blake3.NewKeyed(key[:])
+	if err != nil {
+		panic(err) // the key has 32 bytes
+	}
+	h.Write(head)
+	h.Write(body)
+	h.Digest().Read(mac[:])
+	*h = blake3.Hasher{}
+	clear(key[:])
 	return mac
 }
 

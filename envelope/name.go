@@ -63,12 +63,12 @@ func (k *VolumeKeys) SealName(dir DirID, name string) (SealedName, error) {
 	copy(sealed[TagSize:], name)
 	k.nameStream.xorStream(sealed[TagSize:], sealed[:TagSize], nil, stream[:])
 	if len(name) < LongNameMin {
-		return SealedName{Entry: k.b64.EncodeToString(sealed)}, nil
+		return SealedName{Entry: encode64(k.b64, sealed)}, nil
 	}
-	entry := k.b64.EncodeToString(sealed[:TagSize])
+	entry := encode64(k.b64, sealed[:TagSize])
 	return SealedName{
 		Entry:      entry,
-		Companions: companions(entry, k.b64.EncodeToString(sealed[TagSize:])),
+		Companions: companions(entry, encode64(k.b64, sealed[TagSize:])),
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/zeebo/blake3"
 )
@@ -57,15 +58,20 @@ func newDerivers() *derivers {
 // prf is PRF of FORMAT.md under one key. It keeps its hashers, as deriver does;
 // Reset keeps the key. Safe for concurrent use.
 type prf struct {
-	key  [KeySize]byte
-	pool sync.Pool // of *blake3.Hasher
+	key   [KeySize]byte
+	pool  sync.Pool // of *blake3.Hasher
+	wiped atomic.Bool
 }
 
 func newPRF(key [KeySize]byte) *prf { return &prf{key: key} }
 
 // get returns a hasher under the key, fresh. Write the input, Read the Digest,
-// and put it back.
+// and put it back. It panics after wipe: what is sealed under a key of zeros is
+// open to all.
 func (p *prf) get() *blake3.Hasher {
+	if p.wiped.Load() {
+		panic("envelope: use of a wiped key")
+	}
 	if h, ok := p.pool.Get().(*blake3.Hasher); ok {
 		h.Reset()
 		return h
@@ -90,6 +96,7 @@ func (p *prf) sum(out, a, b []byte) {
 
 // wipe clears the key and, as far as the pool gives them out, the hashers.
 func (p *prf) wipe() {
+	p.wiped.Store(true)
 	clear(p.key[:])
 	for h, ok := p.pool.Get().(*blake3.Hasher); ok; h, ok = p.pool.Get().(*blake3.Hasher) {
 		*h = blake3.Hasher{}

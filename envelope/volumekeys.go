@@ -48,7 +48,7 @@ func (k *VolumeKeys) RootDir() DirID { return k.root }
 // Commitment returns what the config holds to name its volume key.
 func (k *VolumeKeys) Commitment() [32]byte { return k.commitment }
 
-// Wipe clears the keys, as [FileKey.Wipe] does.
+// Wipe clears the keys, as [FileKey.Wipe] does; what is called after it panics.
 func (k *VolumeKeys) Wipe() {
 	for _, p := range []*prf{k.config, k.directory, k.nameTag, k.nameStream, k.linkTag,
 		k.linkStream, k.xattrName, k.xattrTag, k.xattrStream} {

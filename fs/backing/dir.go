@@ -127,25 +127,6 @@ func (d *dir) Dup() (Dir, error) {
 	return &dir{handle{fd: fd, sys: d.sys}}, nil
 }
 
-func (d *dir) Lock(name string, mode LockMode) (File, error) {
-	f, err := d.Open(name, unix.O_RDWR|unix.O_CREAT, 0o600)
-	if err == unix.EROFS { // a snapshot or read-only mount can be locked too, where the file is there
-		f, err = d.Open(name, unix.O_RDONLY, 0)
-	}
-	if err != nil {
-		return nil, err
-	}
-	how := unix.LOCK_EX
-	if mode == LockShared {
-		how = unix.LOCK_SH
-	}
-	if err := eintr(func() error { return unix.Flock(f.(*file).fd, how|unix.LOCK_NB) }); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
 func (d *dir) Statfs() (Statfs, error) {
 	var st unix.Statfs_t
 	if err := eintr(func() error { return unix.Fstatfs(d.fd, &st) }); err != nil {

@@ -85,14 +85,19 @@ func (f *file) attr() (Attr, error) {
 	if err != nil {
 		return st, f.n.fail("stat", err)
 	}
-	if f.v.shared {
-		f.v.plain(&st)
-		return st, nil
-	}
-	f.mu.RLock()
-	st.Size = f.size
-	f.mu.RUnlock()
+	f.setSize(&st)
 	return st, nil
+}
+
+// setSize makes the size in st, a stat of the stored file, that of the plaintext.
+func (f *file) setSize(st *Attr) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.v.shared || !f.headed {
+		f.v.plain(st)
+		return
+	}
+	st.Size = f.size
 }
 
 // SetAttr says what to change; a nil or unset field stays as it is.
@@ -169,10 +174,8 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 	if err != nil {
 		return st, n.fail("set attributes", err)
 	}
-	if f != nil && !v.shared {
-		f.mu.RLock()
-		st.Size = f.size
-		f.mu.RUnlock()
+	if f != nil {
+		f.setSize(&st)
 	} else {
 		v.plain(&st)
 	}
@@ -289,3 +292,51 @@ const (
 	SyncAll SyncScope = iota
 	SyncData
 )
+
+// settableFlags are the inode flags (FS_IOC_SETFLAGS) that may be changed. Of the others, "append only" would keep the
+// vault from writing, and some name features of the backing file system that ciphertext cannot use.
+const settableFlags = 0x10 | 0x40 | 0x80 | 0x08 | 0x10000 // immutable, nodump, noatime, sync, dirsync
+
+// Flags returns the inode flags of n, as FS_IOC_GETFLAGS does.
+func (v *Vault) Flags(n *Node) (flags uint32, err error) {
+	err = v.withHandle(n, func(m backing.Meta) (err error) {
+		flags, err = m.GetFlags()
+		return err
+	})
+	return flags, n.fail("get flags", err)
+}
+
+// SetFlags changes the inode flags of n.
+func (v *Vault) SetFlags(n *Node, flags uint32) error {
+	if v.readOnly {
+		return ErrReadOnly
+	}
+	return n.fail("set flags", v.withHandle(n, func(m backing.Meta) error {
+		old, err := m.GetFlags()
+		if err != nil {
+			return err
+		}
+		if (old^flags)&^settableFlags != 0 {
+			return syscall.EOPNOTSUPP
+		}
+		return m.SetFlags(flags)
+	}))
+}
+
+// withHandle calls f with the open directory or file of n.
+func (v *Vault) withHandle(n *Node, f func(m backing.Meta) error) error {
+	if n.kind == sIFDIR {
+		d, err := v.use(n)
+		if err != nil {
+			return err
+		}
+		defer d.put()
+		return f(d.h)
+	}
+	file, err := v.acquire(n)
+	if err != nil {
+		return err
+	}
+	defer file.release()
+	return f(file.bf)
+}

@@ -41,6 +41,8 @@ type file struct {
 	// mu is held for reading by reads and for writing by whatever changes the file. It is not held during calls of
 	// the keysource.
 	mu      sync.RWMutex
+	stored  int64 // size of the stored file when it was opened
+	headed  bool  // the header has been read: what follows is known
 	form    form
 	opened  bool // header and key are there and agree
 	id      envelope.FileID
@@ -155,7 +157,7 @@ func (n *Node) abandoned() bool {
 	return n.opens == 0 && n.forgotten
 }
 
-// openFile opens the stored file of n and reads its header block. No key is needed for that.
+// openFile opens the stored file of n. Nothing of it is read yet.
 func (v *Vault) openFile(n *Node) (*file, error) {
 	f := &file{v: v, n: n}
 	var st backing.Stat
@@ -182,10 +184,7 @@ func (v *Vault) openFile(n *Node) (*file, error) {
 		f.bf.Close()
 		return nil, ErrStale
 	}
-	if err := f.readHeader(st.Size); err != nil {
-		f.bf.Close()
-		return nil, err
-	}
+	f.stored = st.Size
 	return f, nil
 }
 
@@ -210,12 +209,27 @@ func openWriteOnly(d backing.Dir, entry string) (backing.File, backing.Stat, err
 	return bf, st, err
 }
 
+// head reads the header if that has not been done yet. f.mu is not held.
+func (f *file) head() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.headLocked()
+}
+
+func (f *file) headLocked() error {
+	if f.headed {
+		return nil
+	}
+	return f.readHeader(f.stored)
+}
+
 // readHeader looks at a stored file of the given size. Nothing of it is trusted before [file.unlock].
 func (f *file) readHeader(stored int64) error {
+	f.headed = false
 	f.form, f.opened, f.block0, f.inline = formEmpty, false, nil, nil
 	f.flags, f.floor, f.size = 0, 0, 0
 	if stored == 0 {
-		f.opened = true
+		f.headed, f.opened = true, true
 		return nil
 	}
 	b := make([]byte, envelope.BlockSize, envelope.BlockSize+envelope.TagSize)
@@ -238,6 +252,7 @@ func (f *file) readHeader(stored int64) error {
 		if f.floor > envelope.InlineMax || stored < envelope.InlineOverhead+f.floor {
 			return fmt.Errorf("%w: cut short", ErrCorrupt)
 		}
+		f.headed = true
 		return nil
 	}
 	f.form = formGroups
@@ -252,7 +267,7 @@ func (f *file) readHeader(stored int64) error {
 	case h.Flags&envelope.FlagCut != 0:
 		n = f.floor
 	}
-	f.size = n
+	f.size, f.headed = n, true
 	return nil
 }
 
@@ -260,10 +275,16 @@ func (f *file) readHeader(stored int64) error {
 func (f *file) unlock(ctx context.Context) error {
 	for {
 		f.mu.RLock()
-		done, id, loc := f.opened, f.id, f.loc
+		headed, done, id, loc, key := f.headed, f.opened, f.id, f.loc, f.key
 		f.mu.RUnlock()
-		if done {
+		if headed && done {
 			return nil
+		}
+		if !headed {
+			if err := f.head(); err != nil {
+				return f.n.fail("open", err)
+			}
+			continue
 		}
 		f.keyMu.Lock()
 		if wait := f.keyWait; wait != nil {
@@ -279,7 +300,6 @@ func (f *file) unlock(ctx context.Context) error {
 		f.keyWait = wait
 		f.keyMu.Unlock()
 		var err error
-		key := f.key
 		if key == nil {
 			key, err = f.v.tables.fileKey(ctx, loc, id)
 		}

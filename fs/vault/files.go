@@ -135,17 +135,22 @@ func (r *reaper) put(f *file) {
 // bury closes f, and gives up its key where no file is left that needs it.
 func (r *reaper) bury(f *file) {
 	f.mu.Lock()
+	if f.gone && !f.headed {
+		f.headLocked() // to know its record; it may be damaged
+	}
 	hasKey := f.form != formEmpty || f.key != nil
 	needless := f.form == formEmpty && f.key != nil // emptied, and not written again
 	if f.gone && hasKey {
 		st, err := f.bf.Stat()
 		needless = err == nil && st.Nlink == 0
 	}
-	if needless {
+	if needless && f.opened {
 		r.v.keeper.erase(f.loc)
+	} else if needless {
+		r.v.eraseRecord(f.loc, f.id)
 	} else if hasKey && f.form != formEmpty {
 		f.n.mu.Lock()
-		if f.n.file == nil {
+		if f.n.file == nil && f.headed {
 			f.n.memo, f.n.memoKnown = f.loc, true
 		}
 		f.n.mu.Unlock()

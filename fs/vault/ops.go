@@ -28,29 +28,19 @@ func (v *Vault) Lookup(dir *Node, name string) (*Node, Attr, error) {
 		return nil, Attr{}, err
 	}
 	defer d.put()
-	d.names.RLock()
-	st, err := d.h.StatAt(sealed.Entry)
-	if err != nil {
-		d.names.RUnlock()
-		return nil, Attr{}, err
-	}
-	n := v.nodes.intern(&st, place{dir, sealed.Entry})
-	d.names.RUnlock()
-	v.present(n, &st)
-	return n, st, nil
+	return v.lookupEntry(dir, d, sealed.Entry)
 }
 
 // present makes st one of the plaintext.
 func (v *Vault) present(n *Node, st *Attr) {
-	v.plain(st)
-	if n.kind == sIFREG && !v.shared {
+	if n.kind == sIFREG {
 		if f := n.openFile(); f != nil {
-			f.mu.RLock()
-			st.Size = f.size
-			f.mu.RUnlock()
+			f.setSize(st)
 			f.release()
+			return
 		}
 	}
+	v.plain(st)
 }
 
 // enterDir opens dir for an operation on name.
@@ -200,7 +190,7 @@ func (v *Vault) Create(dir *Node, name string, mode uint32, who Caller) (n *Node
 // adopt makes the node of a file that has just been made.
 func (v *Vault) adopt(bf backing.File, st *Attr, at place) *Node {
 	n := v.nodes.intern(st, at)
-	f := &file{v: v, n: n, bf: bf, writable: true, opened: true, caps: capsNone}
+	f := &file{v: v, n: n, bf: bf, writable: true, headed: true, opened: true, caps: capsNone}
 	n.mu.Lock()
 	n.opens++
 	n.memoKnown = false
@@ -370,12 +360,11 @@ func (v *Vault) Link(n *Node, dir *Node, name string) (st Attr, err error) {
 	return st, err
 }
 
-// doomed is a file whose last name is about to go, with what is needed to give up its key afterwards.
+// doomed is what a name stands for that is about to go.
 type doomed struct {
-	n    *Node
-	bf   backing.File // opened for reading its header, or nil
-	last bool
-	is   bool
+	n    *Node        // nil where nobody refers to it
+	bf   backing.File // opened to give up its key afterwards, where n has no file that does so
+	last bool         // no other name is left
 }
 
 // doom looks at what entry names before it is unlinked or replaced. d.names is held for writing.
@@ -384,32 +373,65 @@ func (v *Vault) doom(d *dirState, entry string) (doomed, Attr, error) {
 	if err != nil {
 		return doomed{}, st, err
 	}
-	x := doomed{is: true, n: v.nodes.byInode(st.Dev, st.Ino), last: st.Nlink <= 1}
-	if st.Mode&sIFMT != sIFREG || !x.last || st.Size == 0 {
+	x := doomed{n: v.nodes.byInode(st.Dev, st.Ino), last: st.Nlink <= 1}
+	if st.Mode&sIFMT != sIFREG || !x.last {
 		return x, st, nil
 	}
 	if n := x.n; n != nil {
 		n.mu.Lock()
-		covered := n.file != nil || (n.memoKnown && n.wait == nil)
+		covered := n.file != nil || (n.memoKnown && n.wait == nil && v.tracked)
 		n.mu.Unlock()
 		if covered {
 			return x, st, nil
 		}
+		if !v.tracked && v.holdFile(n, d, entry) {
+			return x, st, nil
+		}
+	}
+	if st.Size == 0 {
+		return x, st, nil
 	}
 	if x.bf, err = d.h.Open(entry, syscall.O_RDONLY, 0); err != nil {
 		x.bf = nil // its record stays behind, for fsck
-		v.log.Warn("record of a deleted file stays behind", "err", err)
+		v.log.Warn("the record of a deleted file stays behind", "err", err)
 	}
 	return x, st, nil
 }
 
+// holdFile opens n, whose last name is about to go: the caller does not say who has it open, so it must stay usable
+// until it is forgotten.
+func (v *Vault) holdFile(n *Node, d *dirState, entry string) bool {
+	flags := syscall.O_RDWR
+	if v.readOnly {
+		flags = syscall.O_RDONLY
+	}
+	f := &file{v: v, n: n, writable: !v.readOnly}
+	var st Attr
+	var err error
+	if f.bf, st, err = d.h.OpenStat(entry, flags, 0); err != nil {
+		if f.bf, st, err = d.h.OpenStat(entry, syscall.O_RDONLY, 0); err != nil {
+			return false
+		}
+		f.writable = false
+	}
+	f.stored = st.Size
+	n.mu.Lock()
+	if n.file != nil || n.wait != nil || st.Ino != n.ino {
+		n.mu.Unlock()
+		f.bf.Close()
+		return n.file != nil
+	}
+	n.file = f
+	n.memoKnown = false
+	n.mu.Unlock()
+	v.nodes.pin(n)
+	v.files.opened(f)
+	return true
+}
+
 // bury ends a doomed file after its name at has gone.
 func (v *Vault) bury(x doomed, at place) {
-	if !x.is {
-		return
-	}
 	if n := x.n; n != nil {
-		v.nodes.dropPlace(n, at)
 		if x.last {
 			v.nodes.detach(n)
 			n.mu.Lock()
@@ -424,6 +446,7 @@ func (v *Vault) bury(x doomed, at place) {
 				v.keeper.erase(memo)
 			}
 		}
+		v.nodes.dropPlace(n, at)
 	}
 	if x.bf != nil {
 		v.wg.Add(1)
@@ -441,17 +464,25 @@ func (v *Vault) eraseKeyOf(bf backing.File) {
 	if err != nil || st.Nlink != 0 {
 		return
 	}
+	if h, ok := readHeaderOf(bf); ok {
+		v.eraseRecord(h.Loc, h.ID)
+	}
+}
+
+// eraseRecord erases the record at loc if it is that of id: a forged header does not erase another file's.
+func (v *Vault) eraseRecord(loc envelope.Locator, id envelope.FileID) {
+	if _, err := v.tables.record(loc, id); err == nil {
+		v.keeper.erase(loc)
+	}
+}
+
+func readHeaderOf(bf backing.File) (envelope.Header, bool) {
 	var b [envelope.HeaderSize]byte
 	if n, err := bf.ReadAt(b[:], 0); err != nil || n < len(b) {
-		return
+		return envelope.Header{}, false
 	}
 	h, err := envelope.ParseHeader(b[:])
-	if err != nil {
-		return
-	}
-	if _, err := v.tables.record(h.Loc, h.ID); err == nil { // a forged header does not erase another file's record
-		v.keeper.erase(h.Loc)
-	}
+	return h, err == nil
 }
 
 func (x doomed) spare() {
@@ -578,4 +609,34 @@ func lockNames(a *Node, da *dirState, b *Node, db *dirState) func() {
 		db.names.Unlock()
 		da.names.Unlock()
 	}
+}
+
+// LookupStored is Lookup by a stored name that ReadDir has told.
+func (v *Vault) LookupStored(dir *Node, stored string) (*Node, Attr, error) {
+	d, err := v.use(dir)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	defer d.put()
+	return v.lookupEntry(dir, d, stored)
+}
+
+func (v *Vault) lookupEntry(dir *Node, d *dirState, entry string) (*Node, Attr, error) {
+	d.names.RLock()
+	st, err := d.h.StatAt(entry)
+	if err != nil {
+		d.names.RUnlock()
+		return nil, Attr{}, err
+	}
+	n := v.nodes.intern(&st, place{dir, entry})
+	d.names.RUnlock()
+	v.present(n, &st)
+	return n, st, nil
+}
+
+// Refer adds a reference to n, as Lookup does.
+func (v *Vault) Refer(n *Node) {
+	v.nodes.mu.Lock()
+	n.refs++
+	v.nodes.mu.Unlock()
 }

@@ -41,6 +41,9 @@ func (f *file) truncateEmpty(priv Privileges) (done bool, err error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := f.headLocked(); err != nil {
+		return true, err
+	}
 	if f.form == formEmpty {
 		if err := f.dropPrivileges(priv); err != nil {
 			return true, err
@@ -138,8 +141,11 @@ func (f *file) cut(size int64) error {
 	old := f.size
 	f.size = size
 	if err := f.cutTail(old); err != nil {
-		f.size = old // in memory only: the next opening finishes the cut
-		f.opened = false
+		f.dropGroups() // the next use reads the header again, and finishes the cut
+		f.opened, f.headed = false, false
+		if st, e := f.bf.Stat(); e == nil {
+			f.stored = st.Size
+		}
 		return err
 	}
 	return nil

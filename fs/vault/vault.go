@@ -57,6 +57,15 @@ const (
 	ReadOnly         // nothing is written to the vault, not even a lock
 )
 
+// Opens says whether the caller of a vault calls Open and Release around the use of a file.
+type Opens uint8
+
+// The two kinds of caller.
+const (
+	Tracked   Opens = iota // a file without a name stays usable from Open to Release
+	Untracked              // a file without a name stays usable until its node is forgotten
+)
+
 // Options of Open. The zero value is an exclusive mount for reading and writing.
 type Options struct {
 	Sharing Sharing
@@ -69,6 +78,8 @@ type Options struct {
 	Deadline time.Duration
 	// KeepEvery is the longest that deferred work (settling, erasing keys) waits; 0: 30 s.
 	KeepEvery time.Duration
+	// Opens says whether the caller tells who has which file open.
+	Opens Opens
 	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each.
 	OpenFiles, OpenDirs int
 }
@@ -90,6 +101,7 @@ type Vault struct {
 
 	shared   bool
 	readOnly bool
+	tracked  bool // see Opens
 	owners   bool // new files go to who asked for them: this process may give files away
 	uid, gid uint32
 	maxSize  int64
@@ -255,6 +267,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	}
 	v := &Vault{
 		ks: ks, log: o.Log, now: o.Now, top: top, shared: o.Sharing == Shared, readOnly: o.Access == ReadOnly,
+		tracked:  o.Opens == Tracked || o.Sharing == Shared,
 		deadline: o.Deadline, keepEvery: o.KeepEvery,
 		uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()),
 	}

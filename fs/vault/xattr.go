@@ -49,6 +49,9 @@ func (v *Vault) owner(n *Node) (id [16]byte, ok bool, err error) {
 			return id, false, err
 		}
 		defer f.release()
+		if err := f.head(); err != nil {
+			return id, false, n.fail("open", err)
+		}
 		f.mu.RLock()
 		defer f.mu.RUnlock()
 		return f.id, f.flags&envelope.FlagXattr != 0, nil
@@ -302,6 +305,9 @@ func (v *Vault) dropCapability(n *Node, f *file) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := f.headLocked(); err != nil {
+		return err
+	}
 	f.caps = capsUnknown
 	return f.dropCapabilityLocked()
 }
@@ -358,6 +364,9 @@ func (v *Vault) KeyInfo(n *Node) (*envelope.Record, error) {
 		return nil, err
 	}
 	defer f.release()
+	if err := f.head(); err != nil {
+		return nil, n.fail("open", err)
+	}
 	f.mu.RLock()
 	id, loc, none := f.id, f.loc, f.form == formEmpty
 	f.mu.RUnlock()

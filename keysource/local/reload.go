@@ -64,7 +64,8 @@ func (s *Store) refreshNow(ctx context.Context, old *snapshot) bool {
 }
 
 // reload takes over the file if it is not the one in memory. Every generation has a random salt in its header, so that
-// comparing headers is exact where times and inode numbers could repeat. The caller has s.admin.
+// comparing headers is exact where times and inode numbers could repeat. Where the header is ours and the body has been
+// damaged since, memory holds the store and the next change mends the file. The caller has s.admin.
 func (s *Store) reload() error {
 	if s.closed { // written with s.admin held too
 		return keysource.ErrClosed

@@ -194,3 +194,6 @@ func (s *Store) fillRandom(b []byte) error {
 
 // now is the time as it is stored: in UTC, without the reading of the monotonic clock.
 func (s *Store) now() time.Time { return s.cfg.Clock.Now().UTC().Round(0) }
+
+// Format implements fmt.Formatter: a Store never shows its secrets.
+func (s *Store) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "key store "+s.path) }

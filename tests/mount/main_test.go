@@ -62,3 +62,17 @@ func check(t *testing.T, err error, what string) {
 		t.Fatalf("%s: %v", what, err)
 	}
 }
+
+// sameText fails the test where two outputs differ, and shows from where on.
+func sameText(t *testing.T, what, want, got string) {
+	t.Helper()
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for i := range min(len(w), len(g)) {
+		if w[i] != g[i] || i == min(len(w), len(g))-1 && len(w) != len(g) {
+			from := max(i-8, 0)
+			t.Errorf("%s, line %d. On the plain directory:\n%s\non the mount:\n%s", what, i+1,
+				strings.Join(w[from:min(i+4, len(w))], "\n"), strings.Join(g[from:min(i+4, len(g))], "\n"))
+			return
+		}
+	}
+}

@@ -48,9 +48,7 @@ func TestUsers(t *testing.T) {
 			return string(out)
 		}
 		want, got := run(lab.Dir(t)), run(m.Dir)
-		if want != got {
-			t.Errorf("another user on the plain directory:\n%s\non the mount:\n%s", want, got)
-		}
+		sameText(t, "what another user may do", want, got)
 		if !strings.Contains(want, "ok") || !strings.Contains(want, "refused") {
 			t.Errorf("the script proves nothing:\n%s", want)
 		}
@@ -99,15 +97,16 @@ func TestACL(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.Need(t, "setfacl", "getfacl")
 	base := lab.Backing(t, "ext4")
-	script := `
+	const allACLs = `find . | LC_ALL=C sort | xargs getfacl -n`
+	const script = `
 		umask 022; chmod 755 .
 		echo secret > f; chmod 600 f; setfacl -m u:65534:r f
 		mkdir d; chmod 700 d; setfacl -m u:65534:rwx,d:u:65534:rwx,d:g::r-x,d:o::--- d
 		touch d/file; mkdir d/sub; touch d/sub/file; (umask 077; touch d/private; mkdir d/privatedir)
 		setfacl -m m::r d/file; chmod g+w d/sub; echo x > g; setfacl -m g:65534:rw,o::- g; cp -a d copy
 		setfacl -b copy/file; setfacl -k copy/sub; mv d/private copy/; ln d/file copy/link
-		getfacl -R -n . 2>&1; ls -lRn --time-style=+ | grep -v ^total`
-	other := `cat f; echo x >> f; touch d/mine; echo y >> g; ls d/sub; cat copy/private; getfacl -n d/mine`
+		find . -printf '%M %U %G %p\n' | sort; ` + allACLs
+	const other = `cat f; echo x >> f; touch d/mine; echo y >> g; ls d/sub; cat copy/private; getfacl -n d/mine 2>&1`
 	modes(t, base, func(t *testing.T, m *lab.Mount) {
 		run := func(dir string) string {
 			out := lab.Run(t, dir, "bash", "-euc", script)
@@ -119,12 +118,8 @@ func TestACL(t *testing.T) {
 		}
 		plain := lab.Subdir(t, base, "plain-"+filepath.Base(t.Name()), 0o755)
 		want, got := run(plain), run(m.Dir)
-		if strings.ReplaceAll(want, plain, "") != strings.ReplaceAll(got, m.Dir, "") {
-			t.Errorf("on the plain directory:\n%s\non the mount:\n%s", want, got)
-		}
+		sameText(t, "ACLs", strings.ReplaceAll(want, plain, ""), strings.ReplaceAll(got, m.Dir, ""))
 		check(t, m.Remount(), "remount")
-		if want, got := lab.Run(t, plain, "getfacl", "-Rn", "."), lab.Run(t, m.Dir, "getfacl", "-Rn", "."); want != got {
-			t.Errorf("after a remount, on the plain directory:\n%s\non the mount:\n%s", want, got)
-		}
+		sameText(t, "ACLs after a remount", lab.Run(t, plain, "bash", "-euc", allACLs), lab.Run(t, m.Dir, "bash", "-euc", allACLs))
 	})
 }

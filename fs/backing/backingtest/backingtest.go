@@ -54,6 +54,7 @@ func Run(t *testing.T, newDir func(t *testing.T) backing.Dir) {
 		{"readdir", testReadDir},
 		{"readdir concurrent", testReadDirConcurrent},
 		{"lock", testLock},
+		{"lock and wait", testLockWait},
 		{"sync", testSync},
 		{"statfs", testStatfs},
 		{"close", testClose},

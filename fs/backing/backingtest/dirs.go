@@ -1,10 +1,13 @@
 package backingtest
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -83,6 +86,37 @@ func testLock(t *testing.T, d backing.Dir) {
 	ok(t, err)
 	equal(t, "content", content(t, a), "held")
 	ok(t, a.Close())
+}
+
+func testLockWait(t *testing.T, d backing.Dir) {
+	a, b := open(t, d, "f", unix.O_CREAT), open(t, d, "f", 0)
+	ok(t, a.LockWait(backing.LockShared))
+	ok(t, b.LockWait(backing.LockShared))
+	ok(t, b.Unlock())
+	ok(t, a.LockWait(backing.LockExclusive)) // in place of the shared one
+	ok(t, a.LockWait(backing.LockExclusive))
+	got := make(chan error)
+	var released atomic.Bool
+	go func() {
+		err := b.LockWait(backing.LockShared)
+		if err == nil && !released.Load() {
+			err = errors.New("got a lock that another holds")
+		}
+		got <- err
+	}()
+	time.Sleep(20 * time.Millisecond)
+	released.Store(true)
+	ok(t, a.Unlock())
+	ok(t, <-got)
+	ok(t, b.Close()) // lets go of it
+	ok(t, a.LockWait(backing.LockExclusive))
+	ok(t, a.Unlock())
+	ok(t, a.Unlock())
+	ro, err := d.Open("f", unix.O_RDONLY, 0)
+	ok(t, err)
+	fails(t, "exclusive lock of a file open for reading", ro.LockWait(backing.LockExclusive), unix.EBADF)
+	ok(t, ro.LockWait(backing.LockShared))
+	ok(t, ro.Close())
 }
 
 func testSync(t *testing.T, d backing.Dir) {

@@ -158,13 +158,6 @@ func (d *dir) LinkFile(f backing.File, name string) error {
 	return d.in.LinkFile(bareFile(f), name)
 }
 
-func (d *dir) Lock(name string, mode backing.LockMode) (backing.File, error) {
-	if err := d.at(Lock, name); err != nil {
-		return nil, err
-	}
-	return d.file(d.in.Lock(name, mode))
-}
-
 func (d *dir) ReadDir(f func(backing.Entry) bool) error {
 	if err := d.at(ReadDir, ""); err != nil {
 		return err

@@ -63,6 +63,8 @@ const (
 	Statfs        Call = "Statfs"
 	SyncFS        Call = "SyncFS"
 	Lock          Call = "Lock"
+	LockWait      Call = "LockWait"
+	Unlock        Call = "Unlock"
 )
 
 // Op is one call that is about to be made. Fields that the call has no use for are zero.
@@ -90,7 +92,7 @@ func (o Op) Changes() bool {
 }
 
 // Hook is called before each operation. What it returns is the operation's error, which is then not made; nil lets
-// it pass, and a [*Partial] lets part of it pass. The error of Close and WillNeed is not heeded: they are always made.
+// it pass, and a [*Partial] lets part of it pass. The error of Close, Unlock and WillNeed is not heeded: they are always made.
 type Hook func(Op) error
 
 // Partial is the answer of a hook that lets the first N bytes of a ReadAt, WriteAt, WritevAt or CopyRange pass and

@@ -17,12 +17,30 @@ const (
 	targetMax = unix.PathMax - 1
 )
 
-// checkName is backing.CheckName, and the length.
-func checkName(name string) error {
+// reach locks and checks that name can be looked up. Where it returns an error, the lock is not held.
+func (d *dir) reach(name string) error {
 	if err := backing.CheckName(name); err != nil {
 		return err
 	}
-	if len(name) > nameMax {
+	if err := d.lock(); err != nil {
+		return err
+	}
+	if err := d.holdable(name); err != nil {
+		d.fs.mu.Unlock()
+		return err
+	}
+	return nil
+}
+
+// holdable is how a lookup fails in a directory that is gone, and of a name too long, in this order. Call with fs.mu
+// held.
+func (d *dir) holdable(name string) error {
+	switch {
+	case d.closed:
+		return unix.EBADF
+	case d.in.dead:
+		return unix.ENOENT
+	case len(name) > nameMax:
 		return unix.ENAMETOOLONG
 	}
 	return nil
@@ -30,10 +48,7 @@ func checkName(name string) error {
 
 // find locks and looks name up. Where it returns an error, the lock is not held.
 func (d *dir) find(name string) (*inode, error) {
-	if err := checkName(name); err != nil {
-		return nil, err
-	}
-	if err := d.lock(); err != nil {
+	if err := d.reach(name); err != nil {
 		return nil, err
 	}
 	in, ok := d.in.entries[name]
@@ -48,9 +63,6 @@ func (d *dir) find(name string) (*inode, error) {
 func (d *dir) make(name string, mode uint32) (*inode, error) {
 	if _, ok := d.in.entries[name]; ok {
 		return nil, unix.EEXIST
-	}
-	if d.in.dead {
-		return nil, unix.ENOENT
 	}
 	in := d.fresh(mode)
 	d.fs.rename(change{d.in, name, in})
@@ -91,10 +103,7 @@ func (d *dir) open(name string, flags int, mode uint32) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkName(name); err != nil {
-		return nil, err
-	}
-	if err := d.lock(); err != nil {
+	if err := d.reach(name); err != nil {
 		return nil, err
 	}
 	defer d.fs.mu.Unlock()
@@ -155,28 +164,6 @@ func (d *dir) Dup() (backing.Dir, error) {
 	}
 	defer d.fs.mu.Unlock()
 	return &dir{handle{fs: d.fs, in: d.in}}, nil
-}
-
-func (d *dir) Lock(name string, mode backing.LockMode) (backing.File, error) {
-	f, err := d.open(name, unix.O_RDWR|unix.O_CREAT, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	d.fs.mu.Lock()
-	defer d.fs.mu.Unlock()
-	in := f.in
-	switch {
-	case in.exclusive != nil, mode == backing.LockExclusive && len(in.shared) > 0:
-		return nil, unix.EWOULDBLOCK
-	case mode == backing.LockExclusive:
-		in.exclusive = f
-	default:
-		if in.shared == nil {
-			in.shared = map[*file]bool{}
-		}
-		in.shared[f] = true
-	}
-	return f, nil
 }
 
 // ReadDir gives the entries as they were when it began, by name.

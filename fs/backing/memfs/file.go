@@ -24,10 +24,9 @@ func (f *file) Close() error {
 		return unix.EBADF
 	}
 	f.closed = true
-	if f.in.exclusive == f {
-		f.in.exclusive = nil
-	}
-	delete(f.in.shared, f)
+	f.in.flock.drop(f)
+	f.in.ranges.drop(f)
+	f.fs.freed.Broadcast()
 	return nil
 }
 

@@ -41,8 +41,7 @@ type inode struct {
 	parent  *inode
 	dead    bool // removed
 
-	exclusive *file // who holds the flock
-	shared    map[*file]bool
+	flock, ranges locks // of Dir.Lock and of File.LockWait; Linux keeps the two apart
 }
 
 // newInode makes an inode without a name. Call with fs.mu held.

@@ -1,57 +1,81 @@
 package memfs
 
 import (
-	"time"
-
 	"golang.org/x/sys/unix"
 
 	"kmsfs/fs/backing"
 )
 
-// lockPoll is how often LockWait looks whether a lock has become free.
-const lockPoll = 100 * time.Microsecond
-
-// LockWait takes the lock of the whole file; it is one with that of Dir.Lock here.
-func (f *file) LockWait(mode backing.LockMode) error {
-	for {
-		if err := f.lock(); err != nil {
-			return err
-		}
-		in := f.in
-		others := len(in.shared)
-		if in.shared[f] {
-			others--
-		}
-		free := in.exclusive == nil || in.exclusive == f
-		if free && (mode == backing.LockShared || others == 0) {
-			delete(in.shared, f)
-			in.exclusive = nil
-			if mode == backing.LockExclusive {
-				in.exclusive = f
-			} else {
-				if in.shared == nil {
-					in.shared = map[*file]bool{}
-				}
-				in.shared[f] = true
-			}
-			f.fs.mu.Unlock()
-			return nil
-		}
-		f.fs.mu.Unlock()
-		time.Sleep(lockPoll)
-	}
+// locks is who holds a lock of one file.
+type locks struct {
+	exclusive *file
+	shared    map[*file]bool
 }
 
-// Unlock lets go of the lock.
-func (f *file) Unlock() error {
-	f.fs.mu.Lock()
+// take gives f the lock, in place of the one that it holds, unless another has it.
+func (l *locks) take(f *file, mode backing.LockMode) bool {
+	others := len(l.shared)
+	if l.shared[f] {
+		others--
+	}
+	if l.exclusive != nil && l.exclusive != f || mode == backing.LockExclusive && others > 0 {
+		return false
+	}
+	l.drop(f)
+	switch {
+	case mode == backing.LockExclusive:
+		l.exclusive = f
+	case l.shared == nil:
+		l.shared = map[*file]bool{f: true}
+	default:
+		l.shared[f] = true
+	}
+	return true
+}
+
+func (l *locks) drop(f *file) {
+	if l.exclusive == f {
+		l.exclusive = nil
+	}
+	delete(l.shared, f)
+}
+
+func (d *dir) Lock(name string, mode backing.LockMode) (backing.File, error) {
+	f, err := d.open(name, unix.O_RDWR|unix.O_CREAT, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	d.fs.mu.Lock()
+	defer d.fs.mu.Unlock()
+	if !f.in.flock.take(f, mode) {
+		return nil, unix.EWOULDBLOCK
+	}
+	return f, nil
+}
+
+func (f *file) LockWait(mode backing.LockMode) error {
+	if err := f.lock(); err != nil {
+		return err
+	}
 	defer f.fs.mu.Unlock()
-	if f.closed {
+	if mode == backing.LockExclusive && !f.writable() || mode == backing.LockShared && !f.readable() {
 		return unix.EBADF
 	}
-	if f.in.exclusive == f {
-		f.in.exclusive = nil
+	for !f.in.ranges.take(f, mode) {
+		if f.fs.crashed.Load() {
+			return ErrCrashed
+		}
+		f.fs.freed.Wait()
 	}
-	delete(f.in.shared, f)
+	return nil
+}
+
+func (f *file) Unlock() error {
+	if err := f.lock(); err != nil {
+		return err
+	}
+	defer f.fs.mu.Unlock()
+	f.in.ranges.drop(f)
+	f.fs.freed.Broadcast()
 	return nil
 }

@@ -106,7 +106,7 @@ func (o *nameOp) needs(names Names) []token {
 		if was == nil || added[was] {
 			continue
 		}
-		tt = append(tt, token{what: tokenAdded, in: was})
+		_ = was
 		if was.isDir() {
 			tt = append(tt, token{what: tokenInside, in: was})
 		}

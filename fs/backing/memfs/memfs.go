@@ -60,7 +60,8 @@ type FS struct {
 	now     func() time.Time
 	root    *inode
 	lastIno uint64
-	log     []*nameOp // names changed since base
+	log     []*nameOp  // names changed since base
+	freed   *sync.Cond // a lock was let go of, or fs crashed
 }
 
 // New makes an empty file system, all of it durable.
@@ -69,6 +70,7 @@ func New(c Config) *FS {
 	if fs.now == nil {
 		fs.now = time.Now
 	}
+	fs.freed = sync.NewCond(&fs.mu)
 	fs.failAt.Store(-1)
 	fs.root = fs.newInode(unix.S_IFDIR | 0o755)
 	fs.root.nlink = 2
@@ -93,7 +95,7 @@ func (fs *FS) before(op faults.Op) error {
 	if op.Changes() {
 		n := fs.ops.Add(1) - 1
 		if at := fs.failAt.Load(); at >= 0 && n >= at {
-			fs.crashed.Store(true)
+			fs.crash()
 			return ErrCrashed
 		}
 	}
@@ -102,9 +104,17 @@ func (fs *FS) before(op faults.Op) error {
 	}
 	err := fs.hook(op)
 	if errors.Is(err, ErrCrashed) {
-		fs.crashed.Store(true)
+		fs.crash()
 	}
 	return err
+}
+
+// crash makes all calls fail, also those that wait for a lock.
+func (fs *FS) crash() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.crashed.Store(true)
+	fs.freed.Broadcast()
 }
 
 // stamp is the time now. Call with fs.mu held.

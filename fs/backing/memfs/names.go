@@ -11,10 +11,7 @@ import (
 // The calls of Dir that make, move and remove names. The order of the checks is that of fs/namei.c of Linux.
 
 func (d *dir) Mkdir(name string, mode uint32) error {
-	if err := checkName(name); err != nil {
-		return err
-	}
-	if err := d.lock(); err != nil {
+	if err := d.reach(name); err != nil {
 		return err
 	}
 	defer d.fs.mu.Unlock()
@@ -35,10 +32,7 @@ func (d *dir) Mknod(name string, mode uint32, dev uint64) error {
 	default:
 		return unix.EINVAL
 	}
-	if err := checkName(name); err != nil {
-		return err
-	}
-	if err := d.lock(); err != nil {
+	if err := d.reach(name); err != nil {
 		return err
 	}
 	defer d.fs.mu.Unlock()
@@ -61,10 +55,7 @@ func (d *dir) Symlink(target, name string) error {
 	case len(target) > targetMax:
 		return unix.ENAMETOOLONG
 	}
-	if err := checkName(name); err != nil {
-		return err
-	}
-	if err := d.lock(); err != nil {
+	if err := d.reach(name); err != nil {
 		return err
 	}
 	defer d.fs.mu.Unlock()
@@ -139,21 +130,17 @@ func (d *dir) Rename(name string, to backing.Dir, newName string, flags uint32) 
 	if err := backing.CheckRename(flags); err != nil {
 		return err
 	}
-	if len(name) > nameMax || len(newName) > nameMax {
-		return d.tooLong(name)
-	}
-	if err := d.lock(); err != nil {
+	from, err := d.find(name)
+	if err != nil {
 		return err
 	}
 	defer d.fs.mu.Unlock()
-	if t.closed {
-		return unix.EBADF
+	if err := t.holdable(newName); err != nil {
+		return err
 	}
 	exchange := flags == unix.RENAME_EXCHANGE
-	from, dst := d.in.entries[name], t.in.entries[newName]
+	dst := t.in.entries[newName]
 	switch {
-	case from == nil:
-		return unix.ENOENT
 	case dst != nil && flags == unix.RENAME_NOREPLACE:
 		return unix.EEXIST
 	case dst == nil && exchange:
@@ -166,8 +153,6 @@ func (d *dir) Rename(name string, to backing.Dir, newName string, flags uint32) 
 		return unix.ENOTEMPTY
 	case from == dst:
 		return nil
-	case t.in.dead:
-		return unix.ENOENT
 	}
 	if exchange {
 		d.fs.rename(change{d.in, name, dst}, change{t.in, newName, from})
@@ -186,17 +171,6 @@ func (d *dir) Rename(name string, to backing.Dir, newName string, flags uint32) 
 	return nil
 }
 
-// tooLong is the error where one of two names is too long: the first is looked up first.
-func (d *dir) tooLong(name string) error {
-	if len(name) <= nameMax {
-		if _, err := d.find(name); err != nil {
-			return err
-		}
-		d.fs.mu.Unlock()
-	}
-	return unix.ENAMETOOLONG
-}
-
 // holds reports whether the directory in is other or above it.
 func (in *inode) holds(other *inode) bool {
 	for ; other != nil; other = other.parent {
@@ -211,9 +185,6 @@ func (d *dir) Link(name string, to backing.Dir, newName string) error {
 	t, err := d.pair(name, to, newName)
 	if err != nil {
 		return err
-	}
-	if len(name) > nameMax || len(newName) > nameMax {
-		return d.tooLong(name)
 	}
 	in, err := d.find(name)
 	if err != nil {
@@ -231,9 +202,6 @@ func (d *dir) LinkFile(f backing.File, name string) error {
 	if !ok || from.fs != d.fs {
 		return unix.EXDEV
 	}
-	if len(name) > nameMax {
-		return unix.ENAMETOOLONG
-	}
 	if err := d.lock(); err != nil {
 		return err
 	}
@@ -246,13 +214,12 @@ func (d *dir) LinkFile(f backing.File, name string) error {
 
 // link gives in the name in d. Call with fs.mu held.
 func (d *dir) link(in *inode, name string) error {
+	if err := d.holdable(name); err != nil {
+		return err
+	}
 	switch {
-	case d.closed:
-		return unix.EBADF
 	case d.in.entries[name] != nil:
 		return unix.EEXIST
-	case d.in.dead:
-		return unix.ENOENT
 	case in.isDir():
 		return unix.EPERM
 	case in.nlink == 0 && !in.linkable:

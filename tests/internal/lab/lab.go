@@ -1,9 +1,9 @@
 // Package lab sets up what the tests of the mount need on a real machine: the program itself, file systems in loop
 // devices, mounts, other users; and takes it all down again, by process id and path, whatever happened.
 //
-// Start with [MountNew]. The environment chooses what is mounted, so that the tests can be proved on a file system
-// that only passes through: KMSFS_TEST_FS is kmsfs (the default), loopback or loopback-writeback. The daemon is built
-// with the race detector where the test is (go test -race).
+// Start with [MountNew]. The environment chooses what is mounted, so that the tests themselves can be proved on what is
+// right or only passes through: KMSFS_TEST_FS is kmsfs (the default), loopback, loopback-writeback, or plain for no
+// mount at all. The daemon is built with the race detector where the test is (go test -race).
 package lab
 
 import (

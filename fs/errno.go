@@ -1,0 +1,66 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/vault"
+	"kmsfs/keysource"
+)
+
+// errno is the only table from errors to errno. What it does not know is EIO: an ENOSYS would make the kernel stop
+// sending that operation for good.
+func errno(err error) fuse.Status {
+	if err == nil {
+		return fuse.OK
+	}
+	for _, e := range []struct {
+		is error
+		no syscall.Errno
+	}{
+		{vault.ErrCorrupt, syscall.EIO},
+		{envelope.ErrCorrupt, syscall.EIO},
+		{vault.ErrStale, syscall.ESTALE},
+		{vault.ErrReadOnly, syscall.EROFS},
+		{vault.ErrNotSupported, syscall.EOPNOTSUPP},
+		{vault.ErrTooBig, syscall.EFBIG},
+		{envelope.ErrNameTooLong, syscall.ENAMETOOLONG},
+		{envelope.ErrInvalidName, syscall.EINVAL},
+		{keysource.ErrDenied, syscall.EACCES},
+		{keysource.ErrDisabled, syscall.EACCES},
+		{keysource.ErrInvalidState, syscall.EACCES},
+		{keysource.ErrNotFound, syscall.ENOKEY},
+		{context.DeadlineExceeded, syscall.ETIMEDOUT},
+		{context.Canceled, syscall.EINTR},
+		{keysource.ErrUnavailable, syscall.EIO},
+		{vault.ErrNoKey, syscall.EIO},
+		{envelope.ErrUnsupported, syscall.EIO},
+	} {
+		if errors.Is(err, e.is) {
+			return fuse.Status(e.no)
+		}
+	}
+	var no syscall.Errno
+	if errors.As(err, &no) && no != 0 && no != syscall.ENOSYS {
+		return fuse.Status(no)
+	}
+	return fuse.EIO
+}
+
+// status logs what an operator must know of a failed operation, and returns its errno.
+func (fs *filesystem) status(op string, node uint64, err error) fuse.Status {
+	st := errno(err)
+	if st == fuse.OK {
+		return st
+	}
+	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrNoKey) || st == fuse.EIO {
+		fs.log.Error("operation failed", "op", op, "node", node, "err", err)
+	} else if fs.debug {
+		fs.log.Debug("operation refused", "op", op, "node", node, "err", err)
+	}
+	return st
+}

@@ -1,0 +1,116 @@
+package fs_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/posixtest"
+	"golang.org/x/sys/unix"
+
+	"kmsfs/fs"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
+	"kmsfs/keysource/local"
+)
+
+// mounted is a vault on a mount, for one test.
+type mounted struct {
+	dir, vault string
+	remount    func()
+}
+
+func mount(t testing.TB, vo vault.Options, fo fs.Options) *mounted {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
+		t.Skip("needs root and /dev/fuse: run as root on a machine with the fuse module")
+	}
+	unix.Umask(0)
+	base := t.TempDir()
+	m := &mounted{dir: filepath.Join(base, "mount"), vault: filepath.Join(base, "vault")}
+	for _, d := range []string{m.dir, m.vault} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx := context.Background()
+	ks, err := local.Create(ctx, local.Config{Dir: filepath.Join(base, "store")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	top, err := backing.OpenDir(m.vault)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vault.Create(ctx, top, ks, vault.CreateConfig{Keysource: "local:store", Key: local.DefaultAlias}); err != nil {
+		t.Fatal(err)
+	}
+	top.Close()
+	var s *fs.Server
+	var v *vault.Vault
+	up := func() {
+		t.Helper()
+		top, err := backing.OpenDir(m.vault)
+		if err != nil {
+			t.Fatal(err)
+		}
+		vo.Opens = vault.Untracked
+		if v, err = vault.Open(ctx, top, ks, vo); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = fs.Mount(v, m.dir, fo); err != nil {
+			t.Fatal(err)
+		}
+	}
+	down := func() {
+		t.Helper()
+		if err := s.Unmount(); err != nil {
+			t.Error(err)
+			s.UnmountLazily()
+		}
+		s.Wait()
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	m.remount = func() { down(); up() }
+	up()
+	t.Cleanup(func() {
+		down()
+		ks.Close()
+	})
+	return m
+}
+
+func TestBasics(t *testing.T) {
+	m := mount(t, vault.Options{}, fs.Options{})
+	want := bytes.Repeat([]byte("0123456789abcdef"), 100000)
+	for _, n := range []int{0, 1, 3968, 3969, 4096, 300000, len(want)} {
+		name := filepath.Join(m.dir, "file")
+		if err := os.WriteFile(name, want[:n], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want[:n]) {
+			t.Fatalf("%d bytes: read %d, %v", n, len(got), err)
+		}
+		m.remount()
+		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want[:n]) {
+			t.Fatalf("%d bytes after a remount: read %d, %v", n, len(got), err)
+		}
+	}
+}
+
+func TestPosix(t *testing.T) {
+	m := mount(t, vault.Options{}, fs.Options{})
+	for name, f := range posixtest.All {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(m.dir, name)
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			f(t, dir)
+		})
+	}
+}

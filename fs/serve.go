@@ -1,0 +1,354 @@
+package fs
+
+// Serving. Decoding and encoding are go-fuse's (fuse.ProtocolServer); reading the device is ours, because the cost of a
+// small request is not decoding (3 us) but waking a sleeping thread on a sleeping processor (17 us each way on a virtual
+// machine without halt polling, measured). So one thread, the leader, has the right to read, keeps it over requests
+// that are answered at once, and looks for the next request for a moment before it sleeps. It gives the right away
+// before a request that may take long, and a watchdog takes it away when a request took long unforeseen. All other
+// workers sleep in a channel, not in the device: the kernel would wake them too.
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxRequest = 1 << 20               // bytes of data in one READ or WRITE
+	bufSize    = maxRequest + 1<<12    // a request or an answer, with its headers
+	spinFor    = 50 * time.Microsecond // how long the leader looks before it sleeps
+	patience   = time.Millisecond      // how long the leader may be away before another one reads
+	maxWorkers = 64
+	devClone   = 0x8004e500 // FUSE_DEV_IOC_CLONE
+)
+
+// Server is one mount. Its methods are safe for concurrent use.
+type Server struct {
+	opts  Options
+	log   *slog.Logger
+	dir   string
+	raw   *filesystem
+	ps    *fuse.ProtocolServer
+	fd    int // blocks
+	quick int // a clone of fd that does not block, -1: none
+
+	turn    chan struct{} // holds the right to read
+	gone    chan struct{} // closed when the mount is gone
+	ended   chan struct{} // closed when the last request is answered
+	once    sync.Once
+	workers sync.WaitGroup
+	count   atomic.Int32 // workers
+	idle    atomic.Int32 // workers that wait for their turn
+	lease   atomic.Int64 // see hold; 0: nobody handles a request with the right in hand
+	reads   atomic.Uint64
+	watched atomic.Bool
+}
+
+// serveOn mounts raw on dir and answers the INIT request. The mount works only once run is called.
+func serveOn(dir string, raw *filesystem, fo *fuse.MountOptions, o Options) (*Server, error) {
+	fd, err := attach(dir, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{opts: o, log: o.Log, dir: dir, raw: raw, fd: fd, quick: -1, ps: fuse.NewProtocolServer(raw, fo),
+		turn: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{})}
+	w, err := s.newWorker()
+	if err != nil {
+		return nil, s.abandon(err)
+	}
+	defer w.free()
+	n, err := unix.Read(fd, w.in)
+	if err != nil {
+		return nil, s.abandon(os.NewSyscallError("read", err))
+	}
+	if err := w.answer(n, fd); err != nil {
+		return nil, s.abandon(err)
+	}
+	if !o.NoSpin {
+		s.quick = cloneQuick(fd)
+	}
+	return s, nil
+}
+
+func (s *Server) abandon(err error) error {
+	detach(s.dir, unix.MNT_DETACH)
+	unix.Close(s.fd)
+	return fmt.Errorf("serve %s: %w", s.dir, err)
+}
+
+// cloneQuick opens a second channel of the connection that never blocks. O_NONBLOCK belongs to the open file, so
+// the one descriptor cannot be both. An answer must go to the channel that its request came from.
+func cloneQuick(fd int) int {
+	q, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1
+	}
+	v := uint32(fd)
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(q), devClone, uintptr(unsafe.Pointer(&v))); e != 0 {
+		unix.Close(q)
+		return -1
+	}
+	return q
+}
+
+// run answers requests until the mount is gone, and returns when the last one is answered.
+func (s *Server) run() {
+	defer close(s.ended)
+	// A reader that sleeps in the device holds a P until sysmon takes it, at once if no other P is idle and after
+	// 10 ms if one is. With a P to spare the reader finds its own again and no thread is woken (runtime/proc.go).
+	if runtime.GOMAXPROCS(0) < 4 {
+		runtime.GOMAXPROCS(4)
+	}
+	s.turn <- struct{}{}
+	s.spawn()
+	s.spawn()
+	s.workers.Wait()
+	unix.Close(s.fd)
+	if s.quick >= 0 {
+		unix.Close(s.quick)
+	}
+}
+
+// Wait returns when the mount is gone, by whomever, and the last request is answered.
+func (s *Server) Wait() error {
+	<-s.ended
+	return nil
+}
+
+// Done is closed when the mount is gone and the last request is answered.
+func (s *Server) Done() <-chan struct{} { return s.ended }
+
+// Unmount detaches the mount; EBUSY while it is in use. Wait returns soon after.
+func (s *Server) Unmount() error { return detach(s.dir, 0) }
+
+// UnmountLazily detaches the mount from the tree at once; it ends when nobody uses it any more.
+func (s *Server) UnmountLazily() error { return detach(s.dir, unix.MNT_DETACH) }
+
+func (s *Server) spawn() {
+	w, err := s.newWorker()
+	if err != nil {
+		s.log.Error("no memory for another worker", "err", err)
+		return
+	}
+	s.count.Add(1)
+	s.workers.Add(1)
+	go w.run()
+}
+
+// pass gives the right to read to another worker, and sees to it that there is one.
+func (s *Server) pass() {
+	if s.idle.Load() == 0 && s.count.Load() < maxWorkers {
+		s.spawn()
+	}
+	s.turn <- struct{}{}
+}
+
+type worker struct {
+	s       *Server
+	in, out []byte
+	inv     [1][]byte
+	outv    [1][]byte
+	brisk   bool // the last request came soon: the next one is worth looking for
+}
+
+func (s *Server) newWorker() (*worker, error) {
+	w := &worker{s: s}
+	for _, b := range []*[]byte{&w.in, &w.out} {
+		m, err := unix.Mmap(-1, 0, bufSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return nil, os.NewSyscallError("mmap", err)
+		}
+		*b = m
+	}
+	return w, nil
+}
+
+func (w *worker) free() { unix.Munmap(w.in); unix.Munmap(w.out) }
+
+func (w *worker) run() {
+	s := w.s
+	// A thread of its own: the goroutine that sleeps in the device is the one that the kernel wakes, with no
+	// hand-over between threads.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer s.workers.Done()
+	defer s.count.Add(-1)
+	defer w.free()
+	for {
+		if s.idle.Add(1) > 2 && s.count.Load() > 3 {
+			s.idle.Add(-1)
+			return
+		}
+		select {
+		case <-s.turn:
+			s.idle.Add(-1)
+		case <-s.gone:
+			s.idle.Add(-1)
+			return
+		}
+		if !w.lead() {
+			return
+		}
+	}
+}
+
+// lead reads and answers while this worker has the right to read; false when the mount is gone.
+func (w *worker) lead() bool {
+	s := w.s
+	for {
+		n, fd, err := w.next()
+		switch err {
+		case nil:
+		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was interrupted before we had it
+			continue
+		default: // ENODEV: unmounted
+			if err != unix.ENODEV {
+				s.log.Error("read /dev/fuse", "err", err)
+			}
+			s.once.Do(func() { close(s.gone) })
+			return false
+		}
+		if slow((*fuse.InHeader)(unsafe.Pointer(&w.in[0]))) {
+			s.pass()
+			w.reply(n, fd)
+			return true
+		}
+		id := int64(s.reads.Add(1))
+		s.lease.Store(id)
+		s.watch()
+		w.reply(n, fd)
+		if !s.lease.CompareAndSwap(id, 0) {
+			return true // the watchdog gave the right to another one
+		}
+	}
+}
+
+func (w *worker) reply(n, fd int) {
+	if err := w.answer(n, fd); err != nil {
+		w.s.log.Error("answer", "err", err)
+	}
+}
+
+// next reads one request and says on which channel.
+func (w *worker) next() (int, int, error) {
+	s := w.s
+	if w.brisk && s.quick >= 0 {
+		for end := nanotime() + int64(spinFor); nanotime() < end; {
+			// It cannot block, so the scheduler need not know of it.
+			n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(s.quick), uintptr(unsafe.Pointer(&w.in[0])), uintptr(len(w.in)))
+			if e == 0 {
+				return int(n), s.quick, nil
+			}
+			if e != unix.EAGAIN {
+				return 0, s.quick, e
+			}
+		}
+	}
+	t := nanotime()
+	n, err := unix.Read(s.fd, w.in)
+	w.brisk = nanotime()-t < 4*int64(spinFor)
+	return n, s.fd, err
+}
+
+// answer handles the n bytes in w.in and writes the answer to fd.
+func (w *worker) answer(n, fd int) error {
+	w.inv[0], w.outv[0] = w.in[:n], w.out
+	m, st := w.s.ps.HandleRequest(w.inv[:], w.outv[:])
+	if !st.Ok() {
+		return unix.Errno(st)
+	}
+	if m == 0 { // FORGET has no answer
+		return nil
+	}
+	_, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&w.out[0])), uintptr(m))
+	if e != 0 && e != unix.ENOENT && e != unix.ENODEV { // ENOENT: the caller was killed; ENODEV: unmounted
+		return e
+	}
+	return nil
+}
+
+// slow reports whether a request may take long: it waits for the disk or moves much data.
+func slow(h *fuse.InHeader) bool {
+	const (
+		opRead, opWrite, opFsync, opFsyncDir, opSetLkw, opFallocate = 15, 16, 20, 30, 33, 43
+		opCopy, opSyncfs, opCopy64, opIoctl                         = 47, 50, 53, 39
+	)
+	switch h.Opcode {
+	case opWrite:
+		return h.Length > 64<<10
+	case opRead:
+		return (*fuse.ReadIn)(unsafe.Pointer(h)).Size > 64<<10
+	case opFsync, opFsyncDir, opSetLkw, opFallocate, opCopy, opSyncfs, opCopy64, opIoctl:
+		return true
+	}
+	return false
+}
+
+// watch starts the watchdog if it does not run. It ends when a while passes without a request.
+func (s *Server) watch() {
+	if s.watched.Load() || !s.watched.CompareAndSwap(false, true) {
+		return
+	}
+	s.workers.Add(1)
+	go func() {
+		defer s.workers.Done()
+		defer s.watched.Store(false)
+		for seen, still := int64(0), 0; still < 20; {
+			time.Sleep(patience)
+			id := s.lease.Load()
+			switch {
+			case id == 0 && int64(s.reads.Load()) == seen:
+				still++
+			case id != 0 && id == seen && s.lease.CompareAndSwap(id, 0):
+				s.pass()
+				still = 0
+			default:
+				seen, still = int64(s.reads.Load()), 0
+			}
+		}
+	}()
+}
+
+// InvalInode drops the kernel's cached attributes of a node and its data from off on (length 0: to the end;
+// off < 0: attributes only). Never call it while answering a request for that node: it would wait for itself.
+func (s *Server) InvalInode(node uint64, off, length int64) error {
+	m := struct {
+		fuse.OutHeader
+		fuse.NotifyInvalInodeOut
+	}{fuse.OutHeader{Status: fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off, Length: length}}
+	m.OutHeader.Length = uint32(unsafe.Sizeof(m))
+	return s.notify(unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)))
+}
+
+// InvalEntry drops the kernel's cached entry of name in the directory parent.
+func (s *Server) InvalEntry(parent uint64, name string) error {
+	m := struct {
+		fuse.OutHeader
+		fuse.NotifyInvalEntryOut
+	}{fuse.OutHeader{Status: fuse.NOTIFY_INVAL_ENTRY}, fuse.NotifyInvalEntryOut{Parent: parent, NameLen: uint32(len(name))}}
+	m.OutHeader.Length = uint32(unsafe.Sizeof(m)) + uint32(len(name)) + 1
+	b := append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m))...)
+	return s.notify(append(append(b, name...), 0))
+}
+
+// notify writes a message that is no answer. ENOENT says that the kernel does not know the node: as good as done.
+func (s *Server) notify(b []byte) error {
+	if _, err := unix.Write(s.fd, b); err != nil && err != unix.ENOENT {
+		return os.NewSyscallError("notify", err)
+	}
+	return nil
+}
+
+func nanotime() int64 {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return ts.Nano()
+}
