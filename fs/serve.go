@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -260,8 +261,7 @@ func (w *worker) next() (int, int, error) {
 
 // answer handles the n bytes in w.in and writes the answer to fd.
 func (w *worker) answer(n, fd int) error {
-	w.inv[0], w.outv[0] = w.in[:n], w.out
-	m, st := w.s.ps.HandleRequest(w.inv[:], w.outv[:])
+	m, st := w.handle(n)
 	if !st.Ok() {
 		return unix.Errno(st)
 	}
@@ -273,6 +273,21 @@ func (w *worker) answer(n, fd int) error {
 		return e
 	}
 	return nil
+}
+
+// handle answers the n bytes in w.in in w.out. A bug that panics fails the one request, with EIO, and not the mount.
+func (w *worker) handle(n int) (m int, st fuse.Status) {
+	defer func() {
+		if r := recover(); r != nil {
+			in := (*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
+			w.s.log.Error("a bug: the request fails with EIO", "opcode", in.Opcode, "panic", r, "stack", string(debug.Stack()))
+			out := (*fuse.OutHeader)(unsafe.Pointer(&w.out[0]))
+			*out = fuse.OutHeader{Length: uint32(unsafe.Sizeof(*out)), Status: -int32(unix.EIO), Unique: in.Unique}
+			m, st = int(out.Length), fuse.OK
+		}
+	}()
+	w.inv[0], w.outv[0] = w.in[:n], w.out
+	return w.s.ps.HandleRequest(w.inv[:], w.outv[:])
 }
 
 // slow reports whether a request may take long: it waits for the disk or moves much data.

@@ -40,9 +40,22 @@ type URL struct {
 // ParseURL reads a key source URL. What it does not know it refuses, as ErrInvalidArgument: an option with a typing
 // error must not be ignored, and a secret must not be in a URL.
 func ParseURL(s string) (URL, error) {
+	tooLong := invalid(fmt.Sprintf("key source URL is longer than %d bytes", maxURLSize))
 	if len(s) > maxURLSize {
-		return URL{}, invalid(fmt.Sprintf("key source URL is longer than %d bytes", maxURLSize))
+		return URL{}, tooLong
 	}
+	u, err := parseURL(s)
+	if err != nil {
+		return URL{}, err
+	}
+	if len(u.String()) > maxURLSize { // what String writes must be readable, and it may need more escapes
+		return URL{}, tooLong
+	}
+	return u, nil
+}
+
+// parseURL is ParseURL without its bounds.
+func parseURL(s string) (URL, error) {
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok {
 		return URL{}, WithHint(invalid("key source URL has no scheme"), "write local:PATH or awskms:///alias/NAME")

@@ -201,6 +201,24 @@ func TestFailInChange(t *testing.T) {
 	}
 }
 
+// TestWriteGoesWrong has the disk store something else than was written, without an error. That must not replace the
+// good file.
+func TestWriteGoesWrong(t *testing.T) {
+	for _, sc := range scenarios() {
+		disk, s, k := prepared(t)
+		before := state(t, s)
+		disk.mu.Lock()
+		disk.corrupt = true
+		disk.mu.Unlock()
+		if err := sc.run(t, s); err == nil {
+			t.Errorf("%s: succeeded", sc.name)
+		}
+		if got := mustOpen(t, disk, k, Master{}); !slices.Equal(state(t, got), before) {
+			t.Errorf("%s: the store changed", sc.name)
+		}
+	}
+}
+
 // TestReaderMakesDurable has a writer die between its rename and its fsync of the directory. A reader that then uses
 // the new key material must have made it durable first.
 func TestReaderMakesDurable(t *testing.T) {

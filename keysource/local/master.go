@@ -58,7 +58,7 @@ func unlockStoreKey(ctx context.Context, cfg Config, h header) (*[secretSize]byt
 		return nil, keysource.WithHint(fmt.Errorf("%w: %s, or the header of the store is damaged", ErrMasterKey, what),
 			hint)
 	}
-	return storeKey, ctx.Err()
+	return storeKey, nil
 }
 
 // masterKey is the key that seals the store key, from the passphrase or the content of the key file.

@@ -23,6 +23,7 @@ type memFS struct {
 	failAt  int   // this call fails
 	failErr error // with this
 	late    bool  // the failing call has its effect all the same
+	corrupt bool  // writes report success and store something else
 
 	names   map[string]*memNode // as processes see it
 	durable map[string]*memNode // as the disk has it
@@ -275,6 +276,9 @@ func (f *memFile) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	f.node.content = append(f.node.content, p...)
+	if f.fs.corrupt {
+		f.node.content[len(f.node.content)-1] ^= 1
+	}
 	return len(p), err
 }
 

@@ -106,7 +106,7 @@ func (o *nameOp) needs(names Names) []token {
 		if was == nil || added[was] {
 			continue
 		}
-		_ = was
+		tt = append(tt, token{what: tokenAdded, in: was})
 		if was.isDir() {
 			tt = append(tt, token{what: tokenInside, in: was})
 		}
@@ -114,7 +114,7 @@ func (o *nameOp) needs(names Names) []token {
 	return tt
 }
 
-// close adds to keep, by index into log, every op that a kept one needs.
+// closure adds to keep, by index into log, every op that a kept one needs.
 func closure(log []*nameOp, keep []bool, names Names) {
 	needed := map[token]bool{}
 	for i := len(log) - 1; i >= 0; i-- {
@@ -135,18 +135,12 @@ func (fs *FS) syncInode(in *inode) {
 	in.data.synced()
 }
 
-// syncNames makes the names in dir durable, and what these need.
+// syncNames makes the names in dir durable. What they need survives with them: see closure.
 func (fs *FS) syncNames(dir *inode) {
-	keep := make([]bool, len(fs.log))
-	for i, op := range fs.log {
-		keep[i] = op.durable
+	for _, op := range fs.log {
 		for _, c := range op.changes {
-			keep[i] = keep[i] || c.dir == dir
+			op.durable = op.durable || c.dir == dir
 		}
-	}
-	closure(fs.log, keep, Unordered)
-	for i, op := range fs.log {
-		op.durable = keep[i]
 	}
 	fs.trim()
 }

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// memoryLimit is what the Go runtime tries to stay under, in bytes, unless GOMEMLIMIT says otherwise: the garbage of a
+// burst is collected rather than kept.
+const memoryLimit = 192 << 20
+
+// harden prepares this process to hold keys and to serve files: no core dumps, no reading of its memory by other
+// processes of the same user, as many descriptors as it may have, file modes as the callers ask for them.
+func harden(env func(string) string) error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return os.NewSyscallError("setrlimit RLIMIT_CORE", err)
+	}
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return os.NewSyscallError("getrlimit RLIMIT_NOFILE", err)
+	}
+	files.Cur = files.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("setrlimit RLIMIT_NOFILE %d: %w", files.Max, err)
+	}
+	syscall.Umask(0)
+	if env("GOMEMLIMIT") == "" && debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
+	"kmsfs/keysource"
+	"kmsfs/keysource/local"
+)
+
+// initCommand is kmsfs init.
+func (a *app) initCommand() *cobra.Command {
+	var flags storeFlags
+	var key string
+	var chunkSize int
+	cmd := &cobra.Command{
+		Use:   "init VAULT",
+		Short: "Make a vault in an empty directory",
+		Long: `Make a vault in an empty directory, which is made where it is missing. Its volume key is wrapped by a CMK of the
+key store; a local key store is made where it is missing, with the CMK alias/aws/kmsfs. Without --key-store the key
+store is /var/lib/kmsfs for root, else $XDG_DATA_HOME/kmsfs or ~/.local/share/kmsfs.
+
+A new key store is sealed under a master key file of mode 0600 inside it, or under a passphrase where --passphrase-from
+is given. Who loses the key store or its master key loses the vault: keep a backup of both.`,
+		Example: `  kmsfs init ~/vault
+  kmsfs init --key-store /media/usb/keys --passphrase-from prompt ~/vault`,
+		Args: args("VAULT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNewVault(key, chunkSize); err != nil {
+				return err
+			}
+			secret, sealNew, err := flags.source(a)
+			if err != nil {
+				return err
+			}
+			p := mountPlan{Init: true, Key: key, ChunkSize: chunkSize, MasterKeyFile: flags.masterKeyFile, SealNew: sealNew}
+			if p.Vault, err = resolve(args[0]); err != nil {
+				return err
+			}
+			if p.NewKeysource, err = flags.orDefault(a); err != nil {
+				return err
+			}
+			ks, err := openKeysource(cmd.Context(), p, p.NewKeysource, secret, func(dir string) {
+				fmt.Fprintf(a.stdout, "made key store %s\n", dir)
+			})
+			if err != nil {
+				return err
+			}
+			defer ks.Close()
+			if err := makeVault(cmd.Context(), p, ks); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stdout, "made vault %s\n", p.Vault)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&flags.dir, "key-store", "", "`DIR` of the key store; made where it is missing")
+	f.StringVar(&flags.url, "keysource", "", "`URL` of the keysource: local:DIR")
+	f.StringVar(&key, "key", "", "`CMK` of the vault, an alias, ARN or id (default alias/aws/kmsfs)")
+	f.IntVar(&chunkSize, "chunk-size", 0, "`BYTES` of a chunk: 4096 (default), 16384, 65536")
+	flags.secretFlags.add(f)
+	return cmd
+}
+
+// checkNewVault refuses a CMK or chunk size that a vault cannot have, before anything is made.
+func checkNewVault(key string, chunkSize int) error {
+	if key != "" {
+		if _, err := keysource.KeyRef(key).Parse(); err != nil {
+			return hintf(faultf(errUsage, "--key: %w", err), "--key alias/NAME; kmsfs key list has the CMKs")
+		}
+	}
+	if chunkSize != 0 {
+		if _, err := envelope.NewGeometry(chunkSize); err != nil {
+			return hintf(faultf(errUsage, "--chunk-size is 4096, 16384 or 65536, not %d", chunkSize), "--chunk-size 4096")
+		}
+	}
+	return nil
+}
+
+// makeVault makes the vault of p, and its directory where that is missing.
+func makeVault(ctx context.Context, p mountPlan, ks keysource.Keysource) error {
+	if err := makeDir(p.Vault); err != nil {
+		return err
+	}
+	top, err := backing.OpenDir(p.Vault)
+	if err != nil {
+		return explain(err, p)
+	}
+	defer top.Close()
+	c := vault.CreateConfig{Keysource: p.NewKeysource, Key: p.Key, ChunkSize: p.ChunkSize}
+	if c.Key == "" {
+		c.Key = local.DefaultAlias
+	}
+	return explain(vault.Create(ctx, top, ks, c), p)
+}
+
+// makeDir makes a directory that only its owner can enter, where it is missing.
+func makeDir(path string) error {
+	err := os.Mkdir(path, 0o700)
+	switch {
+	case errors.Is(err, iofs.ErrExist):
+		return nil
+	case errors.Is(err, iofs.ErrNotExist):
+		return hintf(err, "mkdir -p %s", quote(path))
+	}
+	return err
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// mountCommand is kmsfs mount.
+func (a *app) mountCommand() *cobra.Command {
+	var m mountFlags
+	cmd := &cobra.Command{
+		Use:   "mount VAULT MOUNTPOINT",
+		Short: "Show a vault as an ordinary directory",
+		Long: `Show a vault as an ordinary directory on MOUNTPOINT, an empty directory. kmsfs goes to the background once the mount
+answers; an error before that is reported here, with its exit code (kmsfs help exit-codes).
+
+The key store is the one that the vault names; --key-store names it where it moved. A passphrase is asked for on the
+terminal unless --passphrase-from says where it comes from.
+
+The daemon ends when the mount is unmounted, by kmsfs umount or umount(8). SIGTERM or SIGINT unmount it: while it is busy
+for up to 5 seconds, then it is detached and served until nobody uses it; a second signal ends it at once. Without
+--log-file its log ends when it goes to the background, except that the log stays in the journal under systemd.`,
+		Example: `  kmsfs mount --init ~/vault ~/plain
+  kmsfs mount --foreground --debug ~/vault ~/plain
+  sudo kmsfs mount --allow-other --key-store /srv/keys /srv/vault /srv/plain`,
+		Args: args("VAULT", "MOUNTPOINT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, list := range m.options {
+				if err := m.parseOptions(list, unknownRefused); err != nil {
+					return err
+				}
+			}
+			return a.mount(cmd.Context(), &m, args[0], args[1])
+		},
+	}
+	m.add(cmd.Flags())
+	return cmd
+}
+
+// mount mounts in the foreground or the background.
+func (a *app) mount(ctx context.Context, m *mountFlags, vaultDir, mountpoint string) error {
+	p, err := m.finish(a, vaultDir, mountpoint)
+	if err != nil {
+		return err
+	}
+	secret, _, err := m.source(a)
+	if err != nil {
+		return err
+	}
+	if !m.foreground {
+		return a.background(ctx, p, secret)
+	}
+	log, file, err := openLog(a.stderr, p)
+	if err != nil {
+		return err
+	}
+	if file != nil {
+		defer file.Close()
+	}
+	return a.serve(p, secret, log, func() error { return nil })
+}

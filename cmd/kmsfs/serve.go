@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kmsfs/keysource/passphrase"
+)
+
+// busyGrace is how long a daemon that was told to end waits for the users of its mount before it detaches it.
+const busyGrace = 5 * time.Second
+
+// serve mounts as p says, calls ready once the mount answers, and returns when it is unmounted, by whomever, and the
+// vault is closed.
+func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, ready func() error) error {
+	signals := make(chan os.Signal, 2)
+	a.notifySignals(signals)
+	if err := harden(a.env); err != nil {
+		return err
+	}
+	m, err := a.mountInterruptibly(p, secret, log, signals)
+	if err != nil {
+		return err
+	}
+	if err = ready(); err != nil {
+		_ = m.server.UnmountLazily()
+		<-m.server.Done()
+		return errors.Join(err, m.close())
+	}
+	log.Info("mounted", "vault", p.Vault, "mountpoint", p.Mountpoint)
+	if m.untilUnmounted(p, log, signals) {
+		return m.close()
+	}
+	return errors.Join(faultf(errBusy, "ended while the mount was in use"), m.vault.Flush())
+}
+
+// mountInterruptibly checks what can be checked, makes what p.Init allows, and mounts. A signal ends it.
+func (a *app) mountInterruptibly(p mountPlan, secret passphrase.Source, log *slog.Logger, signals <-chan os.Signal) (*mounted, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	watched := make(chan struct{})
+	stop := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-signals:
+			cancel()
+		case <-stop:
+		}
+	}()
+	defer func() { close(stop); <-watched }()
+	if err := a.prepare(ctx, p, secret); err != nil {
+		return nil, err
+	}
+	m, err := mountChain(ctx, p, secret, log)
+	if err == nil && ctx.Err() != nil {
+		_ = m.server.UnmountLazily()
+		<-m.server.Done()
+		return nil, errors.Join(ctx.Err(), m.close())
+	}
+	return m, err
+}
+
+// prepare checks vault and mountpoint, and makes what is missing where p.Init allows.
+func (a *app) prepare(ctx context.Context, p mountPlan, secret passphrase.Source) error {
+	if err := checkOverlap(p.Vault, p.Mountpoint); err != nil {
+		return err
+	}
+	if err := a.checkFUSE(&p); err != nil {
+		return err
+	}
+	if p.Init {
+		if err := makeDir(p.Mountpoint); err != nil && !errors.Is(err, syscall.ENOTCONN) {
+			return err
+		}
+	}
+	mounts, err := kmsfsMounts()
+	if err != nil {
+		return err
+	}
+	if err := checkMountpoint(p.Mountpoint, mounts); err != nil {
+		return err
+	}
+	if !p.Init || holdsVault(p.Vault) {
+		return nil
+	}
+	if p.ReadOnly {
+		return hintf(faultf(errUsage, "a vault cannot be made read-only, and %s is none yet", p.Vault), "kmsfs init %s", quote(p.Vault))
+	}
+	url := p.Keysource
+	if url == "" {
+		url = p.NewKeysource
+	}
+	ks, err := openKeysource(ctx, p, url, secret, nil)
+	if err != nil {
+		return err
+	}
+	defer ks.Close()
+	return makeVault(ctx, p, ks)
+}
+
+// untilUnmounted waits for the end of the mount. The first signal unmounts it; while it is busy that is tried for
+// busyGrace, then the mount is detached, and its users are served until they let go of it. The second signal ends that
+// too: then the answer is false.
+func (m *mounted) untilUnmounted(p mountPlan, log *slog.Logger, signals <-chan os.Signal) bool {
+	select {
+	case <-m.server.Done():
+		return true
+	case s := <-signals:
+		log.Info("unmounting", "signal", s.String())
+	}
+	go syncMount(p.Mountpoint) // what the kernel caches comes to the vault while there is time; may hang with the disk
+	retry := time.NewTicker(100 * time.Millisecond)
+	defer retry.Stop()
+	attempts := retry.C
+	deadline := time.Now().Add(busyGrace)
+	for {
+		if attempts != nil {
+			err := m.server.Unmount()
+			if err == nil {
+				attempts = nil
+			} else if time.Now().After(deadline) {
+				log.Warn("the mount is busy: detached, and served until nobody uses it; a second signal ends it",
+					"mountpoint", p.Mountpoint, "err", err)
+				if err := m.server.UnmountLazily(); err != nil {
+					log.Error("cannot detach the mount", "err", err)
+				}
+				attempts = nil
+			}
+		}
+		select {
+		case <-m.server.Done():
+			return true
+		case <-signals:
+			return false
+		case <-attempts:
+		}
+	}
+}
+
+// syncMount writes what the kernel holds for the mount into the vault.
+func syncMount(dir string) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	_ = unix.Syncfs(fd)
+}
+
+// isBusy tells that something uses the mount, from the error of umount2(2) or the words of fusermount3(1).
+func isBusy(err error) bool {
+	return errors.Is(err, syscall.EBUSY) || err != nil && strings.Contains(err.Error(), "busy")
+}
