@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"kmsfs/keysource/passphrase"
 )
@@ -24,6 +27,8 @@ func (a *app) background(ctx context.Context, p mountPlan, secret passphrase.Sou
 	if err != nil {
 		return err
 	}
+	// What the caller left open, such as its end of a pipe, must not stay open for as long as the mount.
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // since Linux 5.11
 	c, theirs, err := newChannel()
 	if err != nil {
 		return err

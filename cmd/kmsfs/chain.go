@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"kmsfs/envelope"
 	kfs "kmsfs/fs"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
@@ -57,6 +58,9 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 		opts.Access = vault.ReadOnly
 	}
 	if m.vault, err = vault.Open(ctx, top, m.keys, opts); err != nil { // top is the vault's, also when it fails
+		if errors.Is(err, keysource.ErrNotFound) {
+			err = faultf(envelope.ErrWrongKey, "this key store lacks the CMK of the vault %s: %v", p.Vault, err)
+		}
 		return nil, explain(err, p)
 	}
 	m.server, err = kfs.Mount(m.vault, p.Mountpoint, kfs.Options{

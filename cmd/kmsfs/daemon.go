@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,6 +24,7 @@ func (a *app) daemon(fd string) int {
 		a.report(err)
 		return exitOf(err).code
 	}
+	defer c.close()
 	ready := false
 	err = a.serveFor(c, &ready)
 	if err != nil && !ready {
@@ -35,7 +35,6 @@ func (a *app) daemon(fd string) int {
 
 // serveFor serves the mount that the parent asks for, and sets ready once the parent knows that it answers.
 func (a *app) serveFor(c *channel, ready *bool) error {
-	defer c.close()
 	p, err := c.readPlan(context.Background())
 	if err != nil {
 		return err
@@ -114,6 +113,3 @@ func isJournal(stream string, fd int) bool {
 	}
 	return dev == strconv.FormatUint(st.Dev, 10) && ino == strconv.FormatUint(st.Ino, 10)
 }
-
-// errGone tells that the parent is gone.
-func isGone(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) }

@@ -29,6 +29,9 @@ var (
 	errBusy         = errors.New("busy")
 )
 
+// exitUsage is the code for a wrong command line.
+const exitUsage = 2
+
 // Exit codes of mount(8), for mount.kmsfs.
 const (
 	mountUsage     = 1
@@ -52,7 +55,7 @@ func exitTable() []exit {
 	return []exit{
 		{0, 0, "done", "", nil},
 		{130, mountInterrupt, "interrupted", "", []error{context.Canceled}},
-		{2, mountUsage, "wrong usage: verb, argument, flag or mount option", "kmsfs --help", []error{errUsage,
+		{exitUsage, mountUsage, "wrong usage: verb, argument, flag or mount option", "kmsfs --help", []error{errUsage,
 			keysource.ErrInvalidArgument}},
 		{5, mountFailure, "the vault is in use, or the mountpoint is a mount of kmsfs already", "kmsfs status",
 			[]error{vault.ErrLocked, errMounted}},

@@ -44,11 +44,14 @@ func explain(err error, p mountPlan) error {
 		}
 		return hintf(faultf(vault.ErrNotEmpty, "%s is not empty", p.Vault),
 			"name an empty directory: mount a new vault, then copy the files in")
+	case errors.Is(err, keysource.ErrDisabled) && errors.As(err, &why) && why.KeyID != "":
+		return hintf(err, "kmsfs key enable %s %s", store, why.KeyID)
+	case errors.Is(err, keysource.ErrInvalidState) && errors.As(err, &why) && why.KeyID != "":
+		return hintf(err, "kmsfs key describe %s %s; key import or key cancel-deletion may mend it", store, why.KeyID)
 	case errors.Is(err, keysource.ErrDisabled), errors.Is(err, keysource.ErrInvalidState):
-		if errors.As(err, &why) && why.KeyID != "" {
-			return hintf(err, "kmsfs key enable %s %s", store, why.KeyID)
-		}
 		return hintf(err, "kmsfs key list %s", store)
+	case errors.Is(err, envelope.ErrWrongKey), errors.Is(err, keysource.ErrInvalidCiphertext), errors.Is(err, keysource.ErrIncorrectKey):
+		return hintf(err, "--key-store DIR names the key store that the vault was made with; kmsfs info %s shows its CMK", v)
 	case errors.Is(err, keysource.ErrNotFound):
 		return hintf(err, "kmsfs key list %s shows what this key store has; --key-store DIR names another", store)
 	case errors.Is(err, iofs.ErrNotExist) && !errors.Is(err, envelope.ErrCorrupt) && !errors.Is(err, vault.ErrCorrupt):

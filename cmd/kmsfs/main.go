@@ -48,7 +48,10 @@ func (a *app) run(args []string) int {
 	}
 	root := a.rootCommand()
 	root.SetArgs(args[1:])
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	if e := exitOf(err); e.code == exitUsage && keysource.Hint(err) == "" {
+		err = hintf(err, "%s --help", cmd.CommandPath())
+	}
 	a.report(err)
 	return exitOf(err).code
 }

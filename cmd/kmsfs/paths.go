@@ -74,11 +74,15 @@ func checkOverlap(vaultDir, mountpoint string) error {
 // checkMountpoint refuses what cannot be mounted on. mounts are those of kmsfs.
 func checkMountpoint(path string, mounts []mountEntry) error {
 	_, err := os.Stat(path)
+	gone := hintf(faultf(errMountpoint, "%s is a mount whose daemon is gone", path), "kmsfs umount %s", quote(path))
 	if errors.Is(err, syscall.ENOTCONN) {
-		return hintf(faultf(errMountpoint, "%s is a mount whose daemon is gone", path), "kmsfs umount %s", quote(path))
+		return gone
 	}
 	for _, m := range mounts {
 		if m.Mountpoint == path {
+			if stateOf(path) == stateGone { // the kernel may still know what Stat asks
+				return gone
+			}
 			return hintf(faultf(errMounted, "%s is already the mount of %s", path, m.Vault), "kmsfs umount %s", quote(path))
 		}
 	}

@@ -24,6 +24,7 @@ data key of its own, wrapped by a CMK that stays in its key store.`,
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
+	root.SetUsageFunc(writeUsage)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return hintf(faultf(errUsage, "%v", err), "%s --help", cmd.CommandPath())
 	})
@@ -48,7 +49,7 @@ func group(cmd *cobra.Command) *cobra.Command {
 		}
 		err := faultf(errUsage, "%s has no verb %q", cmd.CommandPath(), args[0])
 		if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
-			return hintf(err, "%s %s", cmd.CommandPath(), similar[0])
+			return hintf(err, "%s %s", cmd.CommandPath(), strings.Join(similar, ", or: "+cmd.CommandPath()+" "))
 		}
 		return hintf(err, "%s --help", cmd.CommandPath())
 	}
@@ -76,7 +77,7 @@ func args(names ...string) cobra.PositionalArgs {
 		if err == nil {
 			return nil
 		}
-		return hintf(err, "%s --help, or: %s", cmd.CommandPath(), cmd.UseLine())
+		return hintf(err, "%s", cmd.UseLine())
 	}
 }
 

@@ -20,7 +20,7 @@ type secretFlags struct {
 // add defines the flags.
 func (s *secretFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&s.passphraseFrom, "passphrase-from", "",
-		"where a passphrase comes from: `prompt`, fd:N or command:PROGRAM ARG...; a new key store is sealed under it")
+		"`SOURCE` of a passphrase: prompt, fd:N or command:PROGRAM ARG...; a new key store is sealed under it")
 	f.StringVar(&s.masterKeyFile, "master-key-file", "",
 		"`FILE` with the master key of the key store (default: master.key in the key store)")
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -45,8 +46,7 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 func (a *app) mountInterruptibly(p mountPlan, secret passphrase.Source, log *slog.Logger, signals <-chan os.Signal) (*mounted, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	watched := make(chan struct{})
-	stop := make(chan struct{})
+	stop, watched := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(watched)
 		select {
@@ -55,11 +55,13 @@ func (a *app) mountInterruptibly(p mountPlan, secret passphrase.Source, log *slo
 		case <-stop:
 		}
 	}()
-	defer func() { close(stop); <-watched }()
-	if err := a.prepare(ctx, p, secret); err != nil {
-		return nil, err
+	err := a.prepare(ctx, p, secret)
+	var m *mounted
+	if err == nil {
+		m, err = mountChain(ctx, p, secret, log)
 	}
-	m, err := mountChain(ctx, p, secret, log)
+	close(stop)
+	<-watched // from here on a signal is untilUnmounted's
 	if err == nil && ctx.Err() != nil {
 		_ = m.server.UnmountLazily()
 		<-m.server.Done()
@@ -98,12 +100,17 @@ func (a *app) prepare(ctx context.Context, p mountPlan, secret passphrase.Source
 	if url == "" {
 		url = p.NewKeysource
 	}
-	ks, err := openKeysource(ctx, p, url, secret, nil)
+	ks, err := openKeysource(ctx, p, url, secret, func(dir string) { fmt.Fprintf(a.stderr, "kmsfs: made key store %s\n", dir) })
 	if err != nil {
 		return err
 	}
 	defer ks.Close()
-	return makeVault(ctx, p, ks)
+	p.NewKeysource = url
+	if err := makeVault(ctx, p, ks); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stderr, "kmsfs: made vault %s\n", p.Vault)
+	return nil
 }
 
 // untilUnmounted waits for the end of the mount. The first signal unmounts it; while it is busy that is tried for

@@ -2,6 +2,7 @@ package backing_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -38,8 +39,8 @@ func TestContractBehindFaults(t *testing.T) {
 	})
 }
 
-// mountTmpfs mounts a tmpfs until the end of the test.
-func mountTmpfs(t *testing.T) string {
+// mount mounts source until the end of the test.
+func mount(t *testing.T, source, kind, options string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to mount: run go test as root")
@@ -48,20 +49,67 @@ func mountTmpfs(t *testing.T) string {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("kmsfs-test", dir, "tmpfs", 0, "size=64m"); err != nil {
-		t.Skipf("needs the right to mount (CAP_SYS_ADMIN): %v", err)
+	// mount(8), because it sets up the loop device.
+	if out, err := exec.Command("mount", "-t", kind, "-o", options, source, dir).CombinedOutput(); err != nil {
+		t.Skipf("needs the right to mount (CAP_SYS_ADMIN), and %s in the kernel: %v: %s", kind, err, out)
 	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
 	return dir
 }
 
-func TestContractTmpfs(t *testing.T) {
-	dir := mountTmpfs(t)
-	backingtest.Run(t, func(t *testing.T) backing.Dir {
+func mountTmpfs(t *testing.T) string {
+	t.Helper()
+	return mount(t, "kmsfs-test", "tmpfs", "size=64m")
+}
+
+// within returns a function that makes directories in dir.
+func within(t *testing.T, dir string) func() string {
+	return func() string {
 		sub, err := os.MkdirTemp(dir, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return openDir(t, sub)
-	})
+		return sub
+	}
+}
+
+func TestContractTmpfs(t *testing.T) {
+	newDir := within(t, mountTmpfs(t))
+	backingtest.Run(t, func(t *testing.T) backing.Dir { return openDir(t, newDir()) })
+}
+
+// disks are the file systems that vaults mostly lie on, and how to make one.
+var disks = map[string][]string{
+	"ext4":  {"mkfs.ext4", "-q", "-b", "4096"},
+	"xfs":   {"mkfs.xfs", "-q"},
+	"btrfs": {"mkfs.btrfs", "-q"},
+}
+
+func TestContractDisks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes file systems of some 400 MB (sparse): run without -short")
+	}
+	for kind, mkfs := range disks {
+		t.Run(kind, func(t *testing.T) {
+			image := filepath.Join(t.TempDir(), "image")
+			if err := os.WriteFile(image, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(image, 400<<20); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command(mkfs[0], append(mkfs[1:], image)...).CombinedOutput(); err != nil {
+				t.Skipf("needs %s (apt install e2fsprogs xfsprogs btrfs-progs): %v: %s", mkfs[0], err, out)
+			}
+			newDir := within(t, mount(t, image, kind, "loop"))
+			backingtest.Run(t, func(t *testing.T) backing.Dir { return openDir(t, newDir()) })
+			if kind == "ext4" { // the others have their own ideas of holes and link counts
+				compare(t, newDir, backingtest.Options{})
+			}
+		})
+	}
 }

@@ -25,9 +25,13 @@ func compare(t *testing.T, newDir func() string, o backingtest.Options) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
+	t.Logf("from seed %d", seed)
 	for i := range uint64(*compareRuns) {
-		t.Logf("seed %d", seed+i)
-		backingtest.Compare(t, seed+i, *compareOps, memfs.New(memfs.Config{}).Root(), openDir(t, newDir()), o)
+		dir := newDir()
+		backingtest.Compare(t, seed+i, *compareOps, memfs.New(memfs.Config{}).Root(), openDir(t, dir), o)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -36,12 +40,5 @@ func TestCompare(t *testing.T) {
 }
 
 func TestCompareTmpfs(t *testing.T) {
-	dir := mountTmpfs(t)
-	compare(t, func() string {
-		sub, err := os.MkdirTemp(dir, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return sub
-	}, backingtest.Options{NoZeroRange: true})
+	compare(t, within(t, mountTmpfs(t)), backingtest.Options{NoZeroRange: true})
 }

@@ -101,9 +101,9 @@ func (r *run) round(t *testing.T, round int) {
 	var outputs []*bytes.Buffer
 	for id := range workers {
 		out := &bytes.Buffer{}
-		c := exec.Command("/proc/self/exe", r.m.Dir, journal(journals, id), strconv.Itoa(id), strconv.Itoa((round+1)*versions))
+		c := exec.Command("/proc/self/exe", journal(journals, id), strconv.Itoa(id), strconv.Itoa((round+1)*versions))
 		c.Env = append(os.Environ(), childEnv+"=worker")
-		c.Stdout, c.Stderr = out, out
+		c.Dir, c.Stdout, c.Stderr = r.m.Dir, out, out
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -6,13 +6,13 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// worker is a process that writes until the mount dies under it. It says in a journal, which is not on the mount, what
+// worker is a process that writes until the mount dies under it. The mount is its working directory, and it stays there
+// by relative paths: the absolute one leads to the bare directory below when the dead mount is taken away. It says in a journal, which is not on the mount, what
 // it is about to do and what it has been told is done:
 //
 //	write FILE RECORD VERSION      returned FILE RECORD VERSION      synced FILE
@@ -22,31 +22,31 @@ import (
 //	remove NAME                    removed NAME
 type worker struct {
 	*rand.Rand
-	dir, journal string
-	id, version  int
-	log          *os.File
-	links        map[string]int // names that exist, with their versions
+	journal     string
+	id, version int
+	log         *os.File
+	links       map[string]int // names that exist, with their versions
 }
 
 // killedMark is the file beside the journal that says that the daemon is being killed: from then on calls may fail.
 const killedMark = ".killed"
 
-// work is the child's main: DIR JOURNAL ID VERSION. Versions count on from VERSION.
+// work is the child's main: JOURNAL ID VERSION. Versions count on from VERSION.
 func work(args []string) error {
-	id, err := strconv.Atoi(args[2])
+	id, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
-	version, err := strconv.Atoi(args[3])
+	version, err := strconv.Atoi(args[2])
 	if err != nil {
 		return err
 	}
-	log, err := os.OpenFile(args[1], os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(args[0], os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	w := &worker{Rand: rand.New(rand.NewPCG(uint64(id), uint64(version))), dir: args[0], journal: args[1], id: id,
+	w := &worker{Rand: rand.New(rand.NewPCG(uint64(id), uint64(version))), journal: args[0], id: id,
 		version: version, log: log, links: map[string]int{}}
 	err = w.run()
 	if _, statErr := os.Stat(w.journal + killedMark); statErr == nil {
@@ -59,7 +59,7 @@ func work(args []string) error {
 func (w *worker) run() error {
 	for n := range linksEach {
 		name := linkName(w.id, n)
-		target, err := os.Readlink(w.path(name))
+		target, err := os.Readlink(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -78,8 +78,6 @@ func (w *worker) run() error {
 	}
 }
 
-func (w *worker) path(name string) string { return filepath.Join(w.dir, name) }
-
 // say writes one line to the journal.
 func (w *worker) say(words ...any) {
 	if _, err := fmt.Fprintln(w.log, words...); err != nil {
@@ -97,7 +95,7 @@ func (w *worker) records() error {
 	if w.IntN(6) == 0 {
 		flags |= unix.O_SYNC
 	}
-	f, err := os.OpenFile(w.path(file), flags, 0o644)
+	f, err := os.OpenFile(file, flags, 0o644)
 	if err != nil {
 		return err
 	}
@@ -129,12 +127,12 @@ func (w *worker) records() error {
 // replace writes a new file and moves it over the old one.
 func (w *worker) replace() error {
 	file, version := wholeFile(w.id, w.IntN(wholesEach)), w.next()
-	tmp := w.path(file + ".tmp")
+	tmp := file + ".tmp"
 	if err := os.WriteFile(tmp, record{file, 0, version}.content(wholeSize(version)), 0o644); err != nil {
 		return err
 	}
 	w.say("replace", file, version)
-	if err := os.Rename(tmp, w.path(file)); err != nil {
+	if err := os.Rename(tmp, file); err != nil {
 		return err
 	}
 	w.say("replaced", file, version)
@@ -149,14 +147,14 @@ func (w *worker) link() error {
 	case !exists:
 		version = w.next()
 		w.say("link", name, version)
-		if err := os.Symlink(strconv.Itoa(version), w.path(name)); err != nil {
+		if err := os.Symlink(strconv.Itoa(version), name); err != nil {
 			return err
 		}
 		w.links[name] = version
 		w.say("linked", name, version)
 	case w.IntN(2) == 0 && other != name:
 		w.say("move", name, other, version)
-		if err := os.Rename(w.path(name), w.path(other)); err != nil {
+		if err := os.Rename(name, other); err != nil {
 			return err
 		}
 		delete(w.links, name)
@@ -164,7 +162,7 @@ func (w *worker) link() error {
 		w.say("moved", name, other, version)
 	default:
 		w.say("remove", name)
-		if err := os.Remove(w.path(name)); err != nil {
+		if err := os.Remove(name); err != nil {
 			return err
 		}
 		delete(w.links, name)

@@ -12,7 +12,7 @@ import (
 // Contestant is one of the trees to compare.
 type Contestant struct {
 	Name string
-	// Fresh returns an empty tree of the given name; it is called once per run, before As.
+	// Fresh returns an empty tree of the given name; it is called once per run.
 	Fresh func(run string) (posix.FS, error)
 }
 
@@ -42,6 +42,14 @@ func (d *Divergence) Error() string {
 // Run plays ops on every tree and compares every answer, and the trees at every remount and at the end. The error is a
 // *Divergence where trees differ.
 func (a *Arena) Run(ops []Op) (err error) {
+	if a.As == nil {
+		return a.run(ops)
+	}
+	a.As(func() { err = a.run(ops) })
+	return err
+}
+
+func (a *Arena) run(ops []Op) error {
 	a.runs++
 	players := make([]*player, len(a.Contestants))
 	for i, c := range a.Contestants {
@@ -52,14 +60,6 @@ func (a *Arena) Run(ops []Op) (err error) {
 		players[i] = &player{fs: fs}
 		defer players[i].closeAll()
 	}
-	if a.As == nil {
-		return a.run(players, ops)
-	}
-	a.As(func() { err = a.run(players, ops) })
-	return err
-}
-
-func (a *Arena) run(players []*player, ops []Op) error {
 	for i, op := range ops {
 		if op.Do == "remount" {
 			if err := a.remount(players, ops[:i+1]); err != nil {

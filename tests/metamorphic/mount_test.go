@@ -42,13 +42,23 @@ func (c config) arena(t *testing.T) *metamorphic.Arena {
 	dir := lab.Backing(t, c.backing)
 	c.options.Vault = dir
 	m := lab.MountNew(t, c.options)
+	beside := lab.Subdir(t, dir, "plain", 0o755)
 	a := &metamorphic.Arena{
-		Remount: m.Remount,
-		Contestants: []metamorphic.Contestant{
-			plain("plain", lab.Subdir(t, dir, "plain", 0o755), c.as, nil), plain("mount", m.Dir, c.as, nil)},
+		Remount:     m.Remount,
+		Contestants: []metamorphic.Contestant{plain("plain", beside, nil), plain("mount", m.Dir, nil)},
 	}
-	if c.as != 0 {
-		a.As = func(f func()) { lab.As(c.as, f) }
+	if c.as == 0 {
+		return a
+	}
+	a.As = func(f func()) { lab.As(c.as, f) }
+	owned := []string{beside}
+	if c.options.UID == 0 { // otherwise it is the user's already, and closed to root
+		owned = append(owned, m.Dir)
+	}
+	for _, dir := range owned {
+		if err := os.Chown(dir, c.as, c.as); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return a
 }

@@ -56,7 +56,7 @@ type comparison struct {
 	options   Options
 	dirs      []two[backing.Dir] // the roots first; never empty
 	files     []two[backing.File]
-	unwritten map[uint64]bool // inodes with preallocated parts, which SEEK_DATA may or may not find
+	unwritten map[uint64]bool // inodes with parts that SEEK_DATA may or may not find
 	log       []string
 	what      string // the operation
 	diff      string // how the results differ

@@ -71,9 +71,10 @@ func testOpen(t *testing.T, d backing.Dir) {
 	fails(t, "exclusive", err, unix.EEXIST)
 	put(t, d, "a", "hello")
 	equal(t, "O_CREAT keeps", content(t, open(t, d, "a", unix.O_CREAT)), "hello")
-	_, st, err = d.OpenStat("a", unix.O_WRONLY|unix.O_TRUNC, 0)
+	g, st, err := d.OpenStat("a", unix.O_WRONLY|unix.O_TRUNC, 0)
 	ok(t, err)
 	equal(t, "size after O_TRUNC", st.Size, 0)
+	ok(t, g.Close())
 	ok(t, f.Close())
 }
 

@@ -1,6 +1,7 @@
 package backingtest
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -35,10 +36,10 @@ func testLinks(t *testing.T, d backing.Dir) {
 func testDirs(t *testing.T, d backing.Dir) {
 	sub := subdir(t, d, "d")
 	equal(t, "mode", stat(t, d, "d").Mode, unix.S_IFDIR|0o755)
-	equal(t, "nlink", stat(t, d, "d").Nlink, 2)
+	dirLinks(t, d, "d", 2)
 	put(t, sub, "f", "")
 	ok(t, sub.Mkdir("e", 0o700))
-	equal(t, "nlink with a subdirectory", stat(t, d, "d").Nlink, 3)
+	dirLinks(t, d, "d", 3)
 	fails(t, "mkdir over a name", sub.Mkdir("f", 0o700), unix.EEXIST)
 	fails(t, "rmdir with content", d.Rmdir("d"), unix.ENOTEMPTY)
 	fails(t, "rmdir of a file", sub.Rmdir("f"), unix.ENOTDIR)
@@ -46,12 +47,20 @@ func testDirs(t *testing.T, d backing.Dir) {
 	fails(t, "unlink of a directory", d.Unlink("d"), unix.EISDIR)
 	fails(t, "unlink of nothing", d.Unlink("x"), unix.ENOENT)
 	ok(t, sub.Rmdir("e"))
-	equal(t, "nlink without", stat(t, d, "d").Nlink, 2)
+	dirLinks(t, d, "d", 2)
 	st, err := sub.Stat()
 	ok(t, err)
 	equal(t, "stat of the handle", st.Ino, stat(t, d, "d").Ino)
 	ok(t, d.Rename("d", d, "moved", 0))
 	equal(t, "the handle follows", strings.Join(names(t, sub), ","), "f")
+}
+
+// dirLinks wants a directory to have n links, or 1 where the file system does not count them (btrfs).
+func dirLinks(t *testing.T, d backing.Dir, name string, n uint32) {
+	t.Helper()
+	if got := stat(t, d, name).Nlink; got != n && got != 1 {
+		t.Errorf("nlink of %s: got %d, want %d", name, got, n)
+	}
 }
 
 func testRemovedDir(t *testing.T, d backing.Dir) {
@@ -99,16 +108,18 @@ func testRenameDirs(t *testing.T, d backing.Dir) {
 	fails(t, "into itself", d.Rename("a", a, "x", 0), unix.EINVAL)
 	fails(t, "below itself", d.Rename("a", c, "x", 0), unix.EINVAL)
 	fails(t, "over the parent", a.Rename("c", d, "a", 0), unix.ENOTEMPTY)
-	fails(t, "over a full one", d.Rename("b", a, "c", 0), unix.ENOTEMPTY)
-	equal(t, "nlink of a", stat(t, d, "a").Nlink, 3)
+	if err := d.Rename("b", a, "c", 0); !errors.Is(err, unix.EEXIST) { // what rename(2) allows too, and xfs says
+		fails(t, "over a full one", err, unix.ENOTEMPTY)
+	}
+	dirLinks(t, d, "a", 3)
 	ok(t, a.Rename("c", d, "b", 0)) // over the empty one
-	equal(t, "nlink of a after", stat(t, d, "a").Nlink, 2)
+	dirLinks(t, d, "a", 2)
 	st, err := b.Stat()
 	ok(t, err)
 	equal(t, "nlink of the one renamed over", st.Nlink, 0)
 	equal(t, "content", get(t, c, "f"), "x")
 	ok(t, d.Rename("b", a, "c", 0))
-	equal(t, "nlink of a again", stat(t, d, "a").Nlink, 3)
+	dirLinks(t, d, "a", 3)
 }
 
 func testRenameFlags(t *testing.T, d backing.Dir) {
@@ -128,7 +139,7 @@ func testRenameFlags(t *testing.T, d backing.Dir) {
 }
 
 func testSymlinks(t *testing.T, d backing.Dir) {
-	target := strings.Repeat("t/", 2047)
+	target := strings.Repeat("t/", 511) // xfs takes no more than 1023 bytes, ext4 one block with the NUL
 	ok(t, d.Symlink(target, "a"))
 	got, err := d.Readlink("a")
 	ok(t, err)

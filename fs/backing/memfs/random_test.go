@@ -31,7 +31,7 @@ func busy(t *testing.T, seed uint64, n int) *memfs.FS {
 // Whatever happened: with nothing lost the tree is the living one, with all synced too; and any crash leaves a tree
 // that adds up and that can be crashed again without a change.
 func TestCrashRandom(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(40) {
 		fs := busy(t, seed, 50+int(seed)*60)
 		want := tree(t, fs.Root())
 		for _, names := range orders {
@@ -40,7 +40,7 @@ func TestCrashRandom(t *testing.T) {
 				if got := tree(t, fs.Crash(p).Root()); got != want {
 					t.Fatalf("seed %d, names %d: nothing lost, got\n%s\nwant\n%s", seed, names, got, want)
 				}
-				for s := range uint64(5) {
+				for s := range uint64(10) {
 					p.Choose = memfs.Random(s)
 					crashed := fs.Crash(p)
 					memfs.Check(t, crashed)
