@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -125,6 +126,10 @@ func (fs *filesystem) options() *fuse.MountOptions {
 		EnableAcl:         fs.acl,
 		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK | fuse.CAP_ASYNC_DIO | fuse.CAP_IOCTL_DIR,
 		Logger:            log.New(io.Discard, "", 0),
+		PanicHandler: func(v any) fuse.Status {
+			fs.log.Error("a bug: the request fails with EIO", "panic", v, "stack", string(debug.Stack()))
+			return fuse.EIO
+		},
 	}
 	if fs.cached {
 		o.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE

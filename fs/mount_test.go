@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/hanwen/go-fuse/v2/posixtest"
 	"golang.org/x/sys/unix"
 
 	"kmsfs/fs"
@@ -99,18 +98,5 @@ func TestBasics(t *testing.T) {
 		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want[:n]) {
 			t.Fatalf("%d bytes after a remount: read %d, %v", n, len(got), err)
 		}
-	}
-}
-
-func TestPosix(t *testing.T) {
-	m := mount(t, vault.Options{}, fs.Options{})
-	for name, f := range posixtest.All {
-		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(m.dir, name)
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			f(t, dir)
-		})
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +27,9 @@ const (
 	spinFor    = 50 * time.Microsecond // how long the leader looks before it sleeps
 	patience   = time.Millisecond      // how long the leader may be away before another one reads
 	maxWorkers = 64
-	devClone   = 0x8004e500 // FUSE_DEV_IOC_CLONE
+
+	interruptPause = 10 * time.Millisecond // before the kernel is told to repeat an interrupt
+	devClone       = 0x8004e500            // FUSE_DEV_IOC_CLONE
 )
 
 // Server is one mount. Its methods are safe for concurrent use.
@@ -261,47 +262,80 @@ func (w *worker) next() (int, int, error) {
 
 // answer handles the n bytes in w.in and writes the answer to fd.
 func (w *worker) answer(n, fd int) error {
-	m, st := w.handle(n)
-	if !st.Ok() {
-		return unix.Errno(st)
-	}
+	m := w.handle(n)
 	if m == 0 { // FORGET has no answer
 		return nil
 	}
-	_, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&w.out[0])), uintptr(m))
+	out := (*fuse.OutHeader)(unsafe.Pointer(&w.out[0]))
+	if (*fuse.InHeader)(unsafe.Pointer(&w.in[0])).Opcode == opInterrupt && out.Status == -int32(unix.EAGAIN) {
+		// The kernel will ask again, at once. The request is not there yet, or has been told already: either way
+		// there is time.
+		again := *out
+		w.s.later(func() { w.s.send(fd, (*[unsafe.Sizeof(again)]byte)(unsafe.Pointer(&again))[:]) })
+		return nil
+	}
+	err := w.s.send(fd, w.out[:m])
+	if err == unix.EINVAL || err == unix.EFAULT { // a bug in the answer; the caller must not wait for ever
+		*out = fuse.OutHeader{Length: uint32(unsafe.Sizeof(*out)), Status: -int32(unix.EIO), Unique: out.Unique}
+		if e := w.s.send(fd, w.out[:out.Length]); e != nil {
+			return e
+		}
+	}
+	return err
+}
+
+// send writes one answer. It cannot block, so the scheduler need not know of it.
+func (s *Server) send(fd int, b []byte) error {
+	_, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 	if e != 0 && e != unix.ENOENT && e != unix.ENODEV { // ENOENT: the caller was killed; ENODEV: unmounted
 		return e
 	}
 	return nil
 }
 
-// handle answers the n bytes in w.in in w.out. A bug that panics fails the one request, with EIO, and not the mount.
-func (w *worker) handle(n int) (m int, st fuse.Status) {
-	defer func() {
-		if r := recover(); r != nil {
-			in := (*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
-			w.s.log.Error("a bug: the request fails with EIO", "opcode", in.Opcode, "panic", r, "stack", string(debug.Stack()))
-			out := (*fuse.OutHeader)(unsafe.Pointer(&w.out[0]))
-			*out = fuse.OutHeader{Length: uint32(unsafe.Sizeof(*out)), Status: -int32(unix.EIO), Unique: in.Unique}
-			m, st = int(out.Length), fuse.OK
+// later runs f in a moment, unless the mount is gone by then.
+func (s *Server) later(f func()) {
+	s.workers.Add(1)
+	go func() {
+		defer s.workers.Done()
+		t := time.NewTimer(interruptPause)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			f()
+		case <-s.gone:
 		}
 	}()
+}
+
+// handle answers the n bytes in w.in in w.out, and returns how long the answer is.
+func (w *worker) handle(n int) int {
+	in := *(*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
+	begun := time.Time{}
+	if w.s.raw.debug {
+		begun = time.Now()
+	}
 	w.inv[0], w.outv[0] = w.in[:n], w.out
-	return w.s.ps.HandleRequest(w.inv[:], w.outv[:])
+	m, st := w.s.ps.HandleRequest(w.inv[:], w.outv[:])
+	out := (*fuse.OutHeader)(unsafe.Pointer(&w.out[0]))
+	if !st.Ok() { // not understood: whoever waits for it must not wait for ever
+		m = int(unsafe.Sizeof(*out))
+		*out = fuse.OutHeader{Length: uint32(m), Status: -int32(st), Unique: in.Unique}
+	}
+	if w.s.raw.debug {
+		w.s.trace(&in, out, m > 0, time.Since(begun))
+	}
+	return m
 }
 
 // slow reports whether a request may take long: it waits for the disk or moves much data.
 func slow(h *fuse.InHeader) bool {
-	const (
-		opRead, opWrite, opFsync, opFsyncDir, opSetLkw, opFallocate = 15, 16, 20, 30, 33, 43
-		opCopy, opSyncfs, opCopy64, opIoctl                         = 47, 50, 53, 39
-	)
 	switch h.Opcode {
 	case opWrite:
 		return h.Length > 64<<10
 	case opRead:
 		return (*fuse.ReadIn)(unsafe.Pointer(h)).Size > 64<<10
-	case opFsync, opFsyncDir, opSetLkw, opFallocate, opCopy, opSyncfs, opCopy64, opIoctl:
+	case opFsync, opFsyncDir, opSetLkw, opFallocate, opCopyRange, opSyncFS, opCopyRange64, opIoctl:
 		return true
 	}
 	return false

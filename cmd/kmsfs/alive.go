@@ -16,7 +16,7 @@ const (
 )
 
 // answerTime is how long a mount may take to answer before it counts as unresponsive.
-const answerTime = 3 * time.Second
+const answerTime = 2 * time.Second
 
 // stateOf asks the daemon of the mount on path something that the kernel does not know itself. The question may hang
 // for ever: then its goroutine stays behind, in a process that is about to end.

@@ -16,8 +16,11 @@ import (
 func explain(err error, p mountPlan) error {
 	v := quote(p.Vault)
 	var why *keysource.Error
-	store := "--key-store DIR"
-	if u, e := keysource.ParseURL(p.Keysource); e == nil && u.Scheme == keysource.SchemeLocal {
+	store, url := "--key-store DIR", p.Keysource
+	if url == "" {
+		url = p.NewKeysource
+	}
+	if u, e := keysource.ParseURL(url); e == nil && u.Scheme == keysource.SchemeLocal {
 		store = "--key-store " + quote(u.Path)
 	}
 	switch {

@@ -17,7 +17,7 @@ import (
 // vaultInfo is a vault in the output of info.
 type vaultInfo struct {
 	Vault string `json:"vault"`
-	*configInfo
+	configInfo
 	Wrappings []wrappingInfo `json:"wrappings"`
 }
 
@@ -95,7 +95,7 @@ func (a *app) info(out outputFlags, path string) error {
 
 // infoVault prints the config and the wrappings.
 func (a *app) infoVault(out outputFlags, path string, cfg *envelope.Config) error {
-	v := vaultInfo{Vault: path, configInfo: newConfigInfo(cfg)}
+	v := vaultInfo{Vault: path, configInfo: *newConfigInfo(cfg)}
 	for _, w := range cfg.Wrappings {
 		v.Wrappings = append(v.Wrappings, wrappingInfo{w.KeyARN, w.KeyMaterialID, int(w.ContextVersion),
 			hex.EncodeToString(w.Blob)})

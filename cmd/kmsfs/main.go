@@ -61,6 +61,10 @@ func (a *app) report(err error) {
 	if err == nil {
 		return
 	}
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintln(a.stderr, "kmsfs: error: interrupted")
+		return
+	}
 	fmt.Fprintf(a.stderr, "kmsfs: error: %s\n", oneLine(err.Error()))
 	hint := keysource.Hint(err)
 	if hint == "" {

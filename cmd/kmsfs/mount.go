@@ -15,7 +15,8 @@ func (a *app) mountCommand() *cobra.Command {
 		Long: `Show a vault as an ordinary directory on MOUNTPOINT, an empty directory. kmsfs goes to the background once the mount
 answers; an error before that is reported here, with its exit code (kmsfs help exit-codes).
 
-The key store is the one that the vault names; --key-store names it where it moved. A passphrase is asked for on the
+The key store is the one that the vault names; --key-store names it where it moved. A new vault (--init) without
+--key-store uses /var/lib/kmsfs for root, else $XDG_DATA_HOME/kmsfs or ~/.local/share/kmsfs. A passphrase is asked for on the
 terminal unless --passphrase-from says where it comes from.
 
 The daemon ends when the mount is unmounted, by kmsfs umount or umount(8). SIGTERM or SIGINT unmount it: while it is busy
@@ -48,6 +49,8 @@ func (a *app) mount(ctx context.Context, m *mountFlags, vaultDir, mountpoint str
 	if err != nil {
 		return err
 	}
+	secret, forget := remembered(secret)
+	defer forget()
 	if !m.foreground {
 		return a.background(ctx, p, secret)
 	}
@@ -58,5 +61,5 @@ func (a *app) mount(ctx context.Context, m *mountFlags, vaultDir, mountpoint str
 	if file != nil {
 		defer file.Close()
 	}
-	return a.serve(p, secret, log, func() error { return nil })
+	return a.serve(p, secret, log, func() error { forget(); return nil })
 }

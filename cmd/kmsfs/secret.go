@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"strconv"
 	"strings"
@@ -57,4 +58,21 @@ func hinted(src passphrase.Source) passphrase.Source {
 		p, err := src(ctx, purpose)
 		return p, keysource.WithHint(err, "run kmsfs on a terminal, or give --passphrase-from fd:N or command:PROGRAM")
 	}
+}
+
+// remembered asks src once and answers the same from then on: with --init, a mount makes a key store and then opens
+// it. forget wipes what is remembered.
+func remembered(src passphrase.Source) (again passphrase.Source, forget func()) {
+	var kept []byte
+	again = func(ctx context.Context, purpose passphrase.Purpose) ([]byte, error) {
+		if kept == nil {
+			p, err := src(ctx, purpose)
+			if err != nil {
+				return nil, err
+			}
+			kept = p
+		}
+		return bytes.Clone(kept), nil
+	}
+	return again, func() { clear(kept) }
 }

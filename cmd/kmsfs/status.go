@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -62,11 +63,14 @@ func (a *app) statusAll(out outputFlags) error {
 	if err != nil {
 		return err
 	}
-	list := make([]mountStatus, 0, len(mounts))
+	list := make([]mountStatus, len(mounts))
+	var asking sync.WaitGroup // at the same time: each that hangs costs a while
+	for i, m := range mounts {
+		asking.Go(func() { list[i] = statusOf(m) })
+	}
+	asking.Wait()
 	rows := make([][]string, 0, len(mounts))
-	for _, m := range mounts {
-		s := statusOf(m)
-		list = append(list, s)
+	for _, s := range list {
 		rows = append(rows, []string{s.Mountpoint, s.Vault, s.State, pidText(s.PID), strings.Join(s.Options, ",")})
 	}
 	switch {

@@ -123,6 +123,14 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 		}
 	}
 	f := n.openFile()
+	if f == nil && n.kind == sIFREG && (c.UID != nil || c.GID != nil) { // to look for capabilities
+		var err error
+		if f, err = v.acquire(n); errors.Is(err, syscall.EACCES) {
+			f = nil // not ours to open: nor would a capability do it any good
+		} else if err != nil {
+			return Attr{}, err
+		}
+	}
 	if f != nil {
 		defer f.release()
 	}
@@ -206,7 +214,10 @@ func (v *Vault) chown(n *Node, f *file, m backing.Meta, uid, gid *uint32) error 
 			return err
 		}
 	}
-	return v.dropCapability(n, f)
+	if f == nil {
+		return nil
+	}
+	return f.dropCapability()
 }
 
 // clearPrivileges returns mode without setuid, and without setgid where the group may execute.

@@ -14,7 +14,9 @@ import (
 // dirState is what is known of an open directory. It is made once per directory node.
 type dirState struct {
 	id    envelope.DirID
-	names sync.RWMutex // held for reading while a name in it is used, for writing while names change place
+	names sync.RWMutex // held for reading while a name in it is used or made, for writing while names go or change place
+
+	removed bool // the directory has no name any more: nothing is made in it; guarded by names
 
 	mu    sync.Mutex
 	h     backing.Dir // nil while closed
@@ -83,6 +85,16 @@ func (c *dirCache) opened(d *dirState) {
 	for _, h := range drop {
 		h.Close()
 	}
+}
+
+// close closes all handles.
+func (c *dirCache) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for e := c.lru.Front(); e != nil; e = e.Next() {
+		e.Value.(*dirState).discard()
+	}
+	c.lru.Init()
 }
 
 // state returns the directory state of n, reading the directory's id at the first call.
@@ -181,6 +193,15 @@ func (v *Vault) use(n *Node) (*dirState, error) {
 		}
 		d.mu.Unlock()
 		h, err := v.openNodeDir(n)
+		if err == nil && v.shared { // another host may have put another directory in its place, with the same number
+			var id envelope.DirID
+			if id, err = v.readDirID(h); err == nil && id != d.id {
+				err = ErrStale
+			}
+			if err != nil {
+				h.Close()
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -223,6 +244,12 @@ func (v *Vault) at(n *Node, f func(d backing.Dir, entry string) error) error {
 		}
 		d.names.RLock()
 		if p2, entry2, _ := n.loc(); p2 == p && entry2 == entry {
+			if v.shared && !isAt(d.h, entry, n) { // moved, removed or replaced by another host
+				d.names.RUnlock()
+				d.put()
+				v.nodes.dropPlace(n, place{p, entry})
+				continue
+			}
 			err = f(d.h, entry)
 			d.names.RUnlock()
 			d.put()
@@ -231,6 +258,15 @@ func (v *Vault) at(n *Node, f func(d backing.Dir, entry string) error) error {
 		d.names.RUnlock()
 		d.put()
 	}
+}
+
+// isAt says whether entry is n, or may be.
+func isAt(d backing.Dir, entry string, n *Node) bool {
+	st, err := d.StatAt(entry)
+	if err != nil {
+		return !errors.Is(err, syscall.ENOENT)
+	}
+	return st.Ino == n.ino && st.Dev == n.dev
 }
 
 // ReadDir calls f for each entry of directory n, until it returns false. Entries whose names do not open (moved here

@@ -27,13 +27,12 @@ type file struct {
 	n *Node
 
 	// Guarded by n.mu.
-	users   int  // operations under way, and the keeper's hold
-	gone    bool // no name is left: the key dies with the last handle
-	lruPrev *file
-	lruNext *file
+	users int  // operations under way, and the keeper's hold
+	gone  bool // no name is left: the key dies with the last handle
 
 	bf       backing.File
 	writable bool
+	refused  error // why it is not writable
 
 	keyMu   sync.Mutex
 	keyWait chan struct{}
@@ -41,7 +40,9 @@ type file struct {
 	// mu is held for reading by reads and for writing by whatever changes the file. It is not held during calls of
 	// the keysource.
 	mu      sync.RWMutex
-	stored  int64 // size of the stored file when it was opened
+	stored  int64 // size of the stored file when its header was read
+	excess  bool  // the stored file is longer than it should be: to be mended before it is written
+	unused  bool  // the key has been bound, and nothing stored has ever named it
 	headed  bool  // the header has been read: what follows is known
 	form    form
 	opened  bool // header and key are there and agree
@@ -63,7 +64,6 @@ type file struct {
 	settling   map[uint64]struct{} // groups written before it
 	dirtyNoted bool                // the keeper knows
 	changed    uint64              // counts changes of content or size
-	markedAt   uint64
 }
 
 // capsState says whether the file has a security.capability attribute, which each write must drop.
@@ -113,21 +113,41 @@ func (v *Vault) acquire(n *Node) (*file, error) {
 		wait := make(chan struct{})
 		n.wait = wait
 		n.mu.Unlock()
-		f, err := v.openFile(n)
+		// Pinned before it is opened: there must never be two files of one inode.
+		var f *file
+		err := ErrStale
+		pinned := v.nodes.pin(n)
+		if pinned {
+			f, err = v.openFile(n)
+		}
 		n.mu.Lock()
 		n.wait = nil
-		if err == nil {
+		mine := err == nil && n.file == nil
+		spare := f
+		if n.file == nil {
 			n.file = f
+		} else { // held by who took the last name away
+			f, err = n.file, nil
+		}
+		if err == nil {
 			n.memoKnown = false
-			f.users = 1
+			f.users++
 		}
 		n.mu.Unlock()
 		close(wait)
+		if mine {
+			v.files.opened(f)
+			return f, nil
+		}
+		if spare != nil {
+			spare.bf.Close()
+		}
+		if pinned {
+			v.nodes.unpin(n)
+		}
 		if err != nil {
 			return nil, n.fail("open", err)
 		}
-		v.nodes.pin(n)
-		v.files.opened(f)
 		return f, nil
 	}
 }
@@ -169,6 +189,7 @@ func (v *Vault) openFile(n *Node) (*file, error) {
 		f.bf, st, err = d.OpenStat(entry, flags, 0)
 		f.writable = err == nil && !v.readOnly
 		if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EROFS) {
+			f.refused = err
 			f.bf, st, err = d.OpenStat(entry, syscall.O_RDONLY, 0)
 			if errors.Is(err, syscall.EACCES) && !v.readOnly { // one may write what one may not read
 				f.bf, st, err = openWriteOnly(d, entry)
@@ -220,7 +241,37 @@ func (f *file) headLocked() error {
 	if f.headed {
 		return nil
 	}
-	return f.readHeader(f.stored)
+	if !f.v.shared {
+		return f.readHeader(f.stored)
+	}
+	if err := f.lockShared(lockRead); err != nil {
+		return err
+	}
+	defer f.unlockShared()
+	st, err := f.bf.Stat()
+	if err != nil {
+		return err
+	}
+	return f.readHeader(st.Size)
+}
+
+// identity is what a header says of whose a file is.
+type identity struct {
+	id    envelope.FileID
+	loc   envelope.Locator
+	flags envelope.Flags
+	form  form
+}
+
+// identify returns what the header says now; nothing of it is authentic.
+func (f *file) identify() (identity, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.v.shared {
+		f.headed, f.opened = false, false // another host may have changed it
+	}
+	err := f.headLocked()
+	return identity{f.id, f.loc, f.flags, f.form}, err
 }
 
 // readHeader looks at a stored file of the given size. Nothing of it is trusted before [file.unlock].
@@ -228,6 +279,7 @@ func (f *file) readHeader(stored int64) error {
 	f.headed = false
 	f.form, f.opened, f.block0, f.inline = formEmpty, false, nil, nil
 	f.flags, f.floor, f.size = 0, 0, 0
+	f.stored, f.excess = stored, false
 	if stored == 0 {
 		f.headed, f.opened = true, true
 		return nil
@@ -244,6 +296,10 @@ func (f *file) readHeader(stored int64) error {
 	if h.Log2 != f.v.geo.Log2() || h.Group != 0 {
 		return fmt.Errorf("%w: header of another vault or group", ErrCorrupt)
 	}
+	if f.unused && h.ID != f.id { // another host was faster
+		f.v.pool.put(bound{id: f.id, loc: f.loc, key: f.key})
+		f.key, f.unused = nil, false
+	}
 	f.id, f.loc, f.flags, f.floor = h.ID, h.Loc, h.Flags, int64(h.Size)
 	f.block0 = b[:got]
 	if h.Flags&envelope.FlagInline != 0 {
@@ -257,8 +313,11 @@ func (f *file) readHeader(stored int64) error {
 	}
 	f.form = formGroups
 	n := f.v.geo.PlainSize(stored)
+	if stored == envelope.BlockSize {
+		n = 0 // the first write was cut short behind the index block
+	}
 	switch {
-	case stored <= envelope.BlockSize:
+	case stored < envelope.BlockSize:
 		return fmt.Errorf("%w: cut short", ErrCorrupt)
 	case h.Flags&envelope.FlagExact != 0 && n != f.floor:
 		return fmt.Errorf("%w: it is %d bytes long and was %d", ErrCorrupt, n, f.floor)
@@ -300,12 +359,12 @@ func (f *file) unlock(ctx context.Context) error {
 		f.keyWait = wait
 		f.keyMu.Unlock()
 		var err error
-		if key == nil {
+		if key == nil || key.ID() != id { // another host may have given it another key
 			key, err = f.v.tables.fileKey(ctx, loc, id)
 		}
 		if err == nil {
 			f.mu.Lock()
-			if !f.opened {
+			if f.headed && !f.opened && f.id == id {
 				err = f.authenticate(key)
 			}
 			f.mu.Unlock()
@@ -320,7 +379,7 @@ func (f *file) unlock(ctx context.Context) error {
 	}
 }
 
-// authenticate checks block 0 under key, and finishes what a crash left half done. f.mu is held.
+// authenticate checks block 0 under key, and notes what a crash left to be mended. f.mu is held.
 func (f *file) authenticate(key *envelope.FileKey) error {
 	gk, err := key.Group(0)
 	if err != nil {
@@ -329,6 +388,7 @@ func (f *file) authenticate(key *envelope.FileKey) error {
 	switch f.form {
 	case formInline:
 		plain := make([]byte, envelope.InlineMax)
+		defer clear(plain)
 		s := f.v.scratch.get()
 		h, n, err := envelope.OpenInline(gk, f.block0, plain, s)
 		f.v.scratch.put(s)
@@ -339,17 +399,10 @@ func (f *file) authenticate(key *envelope.FileKey) error {
 			return ErrCorrupt
 		}
 		f.inline = append(make([]byte, 0, n), plain[:n]...)
-		f.key = key
+		f.key, f.unused = key, false
 		f.opened, f.block0 = true, nil
-		if f.writable {
-			st, err := f.bf.Stat()
-			if err != nil {
-				return err
-			}
-			if want := f.v.geo.InlineSize(f.size); st.Size != want { // a truncation or growth that a crash cut short
-				return f.bf.Truncate(want)
-			}
-		}
+		f.excess = f.stored != f.v.geo.InlineSize(f.size) // a truncation or growth that a crash cut short
+		f.tryMend()
 		return nil
 	case formGroups:
 		g := &group{key: gk}
@@ -360,51 +413,95 @@ func (f *file) authenticate(key *envelope.FileKey) error {
 		if err := g.blk.Verify(key, 0); err != nil {
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
-		f.key = key
+		f.key, f.unused = key, false
+		f.dropGroups()
+		f.opened, f.block0 = true, nil
+		if f.stored == envelope.BlockSize { // nothing was ever written behind the index block
+			f.excess = true
+			f.emptied()
+			f.tryMend()
+			return nil
+		}
 		f.dropLeftovers(g)
 		f.groups = map[uint64]*group{0: g}
 		f.v.groupCount.Add(1)
-		f.opened, f.block0 = true, nil
-		if f.flags&envelope.FlagCut != 0 && f.writable {
-			return f.finishCut()
-		}
+		f.tryMend()
 		return nil
 	}
 	f.opened = true
 	return nil
 }
 
+// tryMend mends what a crash left. Reading does not depend on it, so that a failure is met by the next write only.
+func (f *file) tryMend() {
+	if !f.writable || f.v.shared { // there, other hosts are to be locked out first
+		return
+	}
+	if err := f.mend(); err != nil {
+		f.v.log.Warn("cannot mend a file that a crash left half done; the next write will try again", "inode", f.n.ino, "err", err)
+	}
+}
+
+// mend makes the stored file fit what its header says, and must come before any write. f.mu is held for writing.
+func (f *file) mend() error {
+	if f.flags&envelope.FlagCut != 0 {
+		if err := f.finishCut(); err != nil {
+			return err
+		}
+		f.excess = false
+	}
+	if !f.excess {
+		return nil
+	}
+	if f.form == formInline && f.size == 0 { // what stands there may be an index block
+		return f.writeInline(nil)
+	}
+	if err := f.bf.Truncate(f.storedSize()); err != nil {
+		return err
+	}
+	f.excess = false
+	return nil
+}
+
 // bind gives an empty file its key. f.mu is held.
 func (f *file) bind(b bound) {
 	f.id, f.loc, f.key = b.id, b.loc, b.key
-	f.opened = true
+	f.opened, f.unused = true, true
 }
 
 // prepare returns with f.mu held for writing, the header authentic and, where f is empty, a key bound.
 func (f *file) prepare(ctx context.Context) error {
 	if !f.writable {
+		if f.refused != nil {
+			return f.n.fail("write", f.refused)
+		}
 		return f.n.fail("write", ErrReadOnly)
 	}
-	if err := f.unlock(ctx); err != nil {
-		return err
-	}
-	f.mu.RLock()
-	need := f.key == nil
-	f.mu.RUnlock()
-	var b bound
-	if need {
-		var err error
-		if b, err = f.v.pool.take(ctx); err != nil {
-			return f.n.fail("write", err)
+	for {
+		if err := f.unlock(ctx); err != nil {
+			return err
 		}
+		f.mu.RLock()
+		need := f.opened && f.key == nil
+		f.mu.RUnlock()
+		var b bound
+		if need {
+			var err error
+			if b, err = f.v.pool.take(ctx); err != nil {
+				return f.n.fail("write", err)
+			}
+		}
+		f.mu.Lock()
+		if f.opened && f.key == nil && need {
+			f.bind(b)
+		} else if need {
+			f.v.pool.put(b)
+		}
+		if f.opened && f.key != nil {
+			return nil
+		}
+		f.mu.Unlock() // changed in between
 	}
-	f.mu.Lock()
-	if f.key == nil && need {
-		f.bind(b)
-	} else if need {
-		f.v.pool.put(b)
-	}
-	return nil
 }
 
 // header returns the header of group 0 as it stands in memory.

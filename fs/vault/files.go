@@ -3,6 +3,8 @@ package vault
 import (
 	"container/list"
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"kmsfs/fs/backing"
@@ -37,6 +39,13 @@ func (c *fileCache) opened(f *file) {
 	for _, n := range drop {
 		f.v.retireFile(n, keepNamed)
 	}
+}
+
+// rest returns the files that are still open.
+func (c *fileCache) rest() []*file {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.at))
 }
 
 func (c *fileCache) closed(f *file) {
@@ -76,7 +85,7 @@ func (v *Vault) retireFile(n *Node, which retirement) {
 	n.file = nil
 	n.mu.Unlock()
 	v.files.closed(f)
-	v.reaper.put(f)
+	v.reaper.put(remains{f: f})
 }
 
 // reaper closes files behind the back of the caller: the last close of a deleted file frees its space, which takes time.
@@ -84,9 +93,15 @@ type reaper struct {
 	v     *Vault
 	mu    sync.Mutex
 	cond  *sync.Cond
-	queue []*file
+	queue []remains
 	busy  int
 	done  bool
+}
+
+// remains is what the reaper closes: a file, or one that was opened only to give up its key.
+type remains struct {
+	f  *file
+	bf backing.File
 }
 
 const reaperMost = 1024 // files waiting to be closed, each with a descriptor
@@ -110,8 +125,8 @@ func (r *reaper) start(v *Vault) {
 			r.queue = nil
 			r.busy = len(q)
 			r.mu.Unlock()
-			for _, f := range q {
-				r.bury(f)
+			for _, x := range q {
+				r.close(x)
 			}
 			r.mu.Lock()
 			r.busy = 0
@@ -120,16 +135,24 @@ func (r *reaper) start(v *Vault) {
 	}()
 }
 
-func (r *reaper) put(f *file) {
+func (r *reaper) put(x remains) {
 	r.mu.Lock()
 	if len(r.queue)+r.busy >= reaperMost || r.done {
 		r.mu.Unlock()
-		r.bury(f)
+		r.close(x)
 		return
 	}
-	r.queue = append(r.queue, f)
+	r.queue = append(r.queue, x)
 	r.cond.Broadcast()
 	r.mu.Unlock()
+}
+
+func (r *reaper) close(x remains) {
+	if x.f != nil {
+		r.bury(x.f)
+	} else {
+		r.v.eraseKeyOf(x.bf)
+	}
 }
 
 // bury closes f, and gives up its key where no file is left that needs it.
@@ -139,7 +162,10 @@ func (r *reaper) bury(f *file) {
 		f.headLocked() // to know its record; it may be damaged
 	}
 	hasKey := f.form != formEmpty || f.key != nil
-	needless := f.form == formEmpty && f.key != nil // emptied, and not written again
+	needless := f.form == formEmpty && f.key != nil && (f.unused || !f.v.shared) // emptied, and not written again
+	if needless && f.excess {                                                    // it still has a header
+		needless = f.writable && f.bf.Truncate(0) == nil
+	}
 	if f.gone && hasKey {
 		st, err := f.bf.Stat()
 		needless = err == nil && st.Nlink == 0
@@ -148,9 +174,9 @@ func (r *reaper) bury(f *file) {
 		r.v.keeper.erase(f.loc)
 	} else if needless {
 		r.v.eraseRecord(f.loc, f.id)
-	} else if hasKey && f.form != formEmpty {
+	} else if hasKey && f.form != formEmpty && f.opened { // authentic: it is what will be erased
 		f.n.mu.Lock()
-		if f.n.file == nil && f.headed {
+		if f.n.file == nil && f.n.wait == nil {
 			f.n.memo, f.n.memoKnown = f.loc, true
 		}
 		f.n.mu.Unlock()
@@ -201,26 +227,34 @@ func (f *file) enter(ctx context.Context, m lockMode) error {
 				f.mu.Lock()
 			} else {
 				f.mu.RLock()
+				if f.opened {
+					return nil
+				}
+				f.mu.RUnlock() // changed in between
+				continue
 			}
 		}
-		if !f.v.shared {
+		fresh, err := true, error(nil)
+		if f.v.shared {
+			if err = f.lockShared(m); err != nil {
+				f.mu.Unlock()
+				return f.n.fail("lock", err)
+			}
+			fresh, err = f.refresh(m)
+		}
+		if err == nil && fresh && m == lockWrite {
+			err = f.mend()
+		}
+		if err == nil && fresh {
 			return nil
 		}
-		if err := f.lockShared(m); err != nil {
-			f.mu.Unlock()
-			return f.n.fail("lock", err)
-		}
-		fresh, err := f.refresh()
-		if err != nil {
+		if f.v.shared { // another host gave the file another key: get it without holding anything
 			f.unlockShared()
-			f.mu.Unlock()
+		}
+		f.mu.Unlock()
+		if err != nil {
 			return f.n.fail("open", err)
 		}
-		if fresh {
-			return nil
-		}
-		f.unlockShared() // another host gave the file another key: get it without holding anything
-		f.mu.Unlock()
 	}
 }
 
@@ -236,28 +270,27 @@ func (f *file) leave(m lockMode) {
 }
 
 // refresh reads anew what another host may have changed; false where the key has to be got first.
-func (f *file) refresh() (bool, error) {
+func (f *file) refresh(m lockMode) (bool, error) {
 	st, err := f.bf.Stat()
 	if err != nil {
 		return false, err
 	}
-	id, key, wasEmpty := f.id, f.key, f.form == formEmpty
 	f.dropGroups()
 	f.checked = false
 	if err := f.readHeader(st.Size); err != nil {
 		return false, err
 	}
-	switch {
-	case f.form == formEmpty:
-		return true, nil
-	case wasEmpty && f.id != id, f.id != id:
-		if wasEmpty && key != nil && id != f.id {
-			f.v.pool.put(bound{id: id, loc: f.loc, key: key})
+	if f.form == formEmpty {
+		if !f.unused { // it was emptied, and who did so has given up the key
+			f.key = nil
 		}
+		return m == lockRead || f.key != nil, nil
+	}
+	if f.key == nil || f.key.ID() != f.id {
 		f.key = nil
 		return false, nil
 	}
-	return true, f.authenticate(key)
+	return true, f.authenticate(f.key)
 }
 
 func (f *file) lockShared(m lockMode) error {

@@ -50,6 +50,13 @@ func (f *file) parseGroup(n uint64, raw []byte, got int) (*group, error) {
 			return nil, fmt.Errorf("%w: index block %d: %w", ErrCorrupt, n, err)
 		}
 		f.dropLeftovers(g)
+		if n == 0 { // after a write of the header that failed, nobody knows which one is there
+			h := f.header()
+			if on, err := g.blk.Header(); err != nil || on != h {
+				g.blk.SetHeader(&h)
+				g.stale = true
+			}
+		}
 	}
 	gk, err := f.key.Group(n)
 	if err != nil {

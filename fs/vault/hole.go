@@ -275,8 +275,14 @@ func (v *Vault) CopyRange(ctx context.Context, src *Node, off int64, dst *Node, 
 	if src == dst && off < dstOff+length && dstOff < off+length {
 		return 0, syscall.EINVAL
 	}
+	if off < 0 || dstOff < 0 || length < 0 || off > v.maxSize || dstOff > v.maxSize || length > v.maxSize {
+		return 0, syscall.EINVAL
+	}
 	buf := v.buffers.get(int(min(length, 1<<20)))
-	defer v.buffers.put(buf)
+	defer func() {
+		clear(*buf) // plaintext
+		v.buffers.put(buf)
+	}()
 	var done int64
 	for done < length {
 		p := (*buf)[:min(length-done, int64(len(*buf)))]

@@ -15,15 +15,14 @@ import (
 type keeper struct {
 	v *Vault
 
+	running sync.Mutex // held by run: what one run has marked is not another's
+
 	mu     sync.Mutex
 	dirty  map[*file]struct{} // to be settled
 	erased []envelope.Locator // records to be zeroed
 	wake   chan struct{}
 	stop   chan struct{}
 }
-
-// keeperInterval is the longest that deferred work waits.
-const keeperInterval = 30 * time.Second
 
 // eraseMost is how many records may wait to be erased before the keeper is woken.
 const eraseMost = 8192
@@ -64,6 +63,17 @@ func (k *keeper) settleLater(f *file) {
 	f.hold()
 }
 
+// drop lets go of f, which has no name any more: there is nothing to settle for.
+func (k *keeper) drop(f *file) {
+	k.mu.Lock()
+	_, held := k.dirty[f]
+	delete(k.dirty, f)
+	k.mu.Unlock()
+	if held {
+		f.release()
+	}
+}
+
 // erase notes that the record at loc belongs to nothing any more.
 func (k *keeper) erase(loc envelope.Locator) {
 	k.mu.Lock()
@@ -80,6 +90,8 @@ func (k *keeper) erase(loc envelope.Locator) {
 
 // run makes everything durable, then settles and erases what was noted before.
 func (k *keeper) run() error {
+	k.running.Lock()
+	defer k.running.Unlock()
 	k.mu.Lock()
 	dirty, erased := k.dirty, k.erased
 	if len(dirty) == 0 && len(erased) == 0 {
@@ -94,10 +106,10 @@ func (k *keeper) run() error {
 	}
 	err := k.v.top.SyncFS()
 	if err != nil {
-		k.mu.Lock()
 		for f := range dirty {
-			k.dirty[f] = struct{}{}
+			f.again()
 		}
+		k.mu.Lock()
 		k.erased = append(k.erased, erased...)
 		k.mu.Unlock()
 		return err
@@ -108,14 +120,17 @@ func (k *keeper) run() error {
 			errs = append(errs, f.n.fail("settle", e))
 		}
 	}
-	if e := k.v.tables.zero(erased); e != nil {
+	if left, e := k.v.tables.zero(erased); e != nil {
 		errs = append(errs, e)
+		k.mu.Lock()
+		k.erased = append(k.erased, left...)
+		k.mu.Unlock()
 	}
 	return errors.Join(errs...)
 }
 
-// zero erases records, table by table, and gives their space back.
-func (t *tables) zero(locs []envelope.Locator) error {
+// zero erases records, table by table, and gives their space back. It returns those that are to be tried again.
+func (t *tables) zero(locs []envelope.Locator) (left []envelope.Locator, err error) {
 	sort.Slice(locs, func(i, j int) bool {
 		if locs[i].Table != locs[j].Table {
 			return locs[i].Table < locs[j].Table
@@ -130,10 +145,13 @@ func (t *tables) zero(locs []envelope.Locator) error {
 		}
 		if err := t.zeroTable(locs[0].Table, locs[:n]); err != nil {
 			errs = append(errs, err)
+			if !errors.Is(err, ErrNoKey) { // it is not that the table is gone
+				left = append(left, locs[:n]...)
+			}
 		}
 		locs = locs[n:]
 	}
-	return errors.Join(errs...)
+	return left, errors.Join(errs...)
 }
 
 func (t *tables) zeroTable(id uint64, locs []envelope.Locator) error {
@@ -157,13 +175,19 @@ func (t *tables) zeroTable(id uint64, locs []envelope.Locator) error {
 			return err
 		}
 	}
-	whole := make([]byte, tableSlots*512)
+	if t.v.shared || t.v.pool.current() == id {
+		return nil // whoever appends to the table goes on in it
+	}
+	whole := make([]byte, tableSlots*512+1)
 	n, err := f.ReadAt(whole, 0)
 	if err != nil {
 		return err
 	}
+	if n == len(whole) {
+		return nil // of another make, and larger than is read here
+	}
 	whole = whole[:n]
-	if t.v.pool.current() != id && allZero(whole[min(n, int(slotSize)):]) {
+	if allZero(whole[min(n, int(slotSize)):]) {
 		t.forget(id)
 		return t.v.keysDir.Unlink(envelope.TableName(id))
 	}

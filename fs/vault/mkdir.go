@@ -67,8 +67,14 @@ func (s *spares) fill() {
 			s.v.log.Warn("no spare directory", "err", err)
 			return
 		}
-		s.ready = append(s.ready, d)
+		late := s.closed
+		if !late {
+			s.ready = append(s.ready, d)
+		}
 		s.mu.Unlock()
+		if late {
+			removeDir(s.v.tmpDir, d.name)
+		}
 	}
 }
 
@@ -180,10 +186,16 @@ func (v *Vault) Mkdir(dir *Node, name string, mode uint32, who Caller) (n *Node,
 // mkdirAside puts a spare directory in place.
 func (v *Vault) mkdirAside(d *dirState, up *Attr, entry string, perm uint32, who Caller) (envelope.DirID, error) {
 	s, err := v.spares.take()
+	if err == nil && v.shared { // another host may have taken it for a left-over
+		if _, e := v.tmpDir.StatAt(s.name); errors.Is(e, syscall.ENOENT) {
+			s, err = v.buildDir(v.tmpDir, randomName())
+		}
+	}
 	if err != nil {
 		return s.id, err
 	}
 	undo := func(err error) (envelope.DirID, error) {
+		v.tmpDir.ChmodAt(s.name, 0o700)
 		removeDir(v.tmpDir, s.name)
 		return s.id, err
 	}
@@ -274,47 +286,70 @@ func (v *Vault) Rmdir(dir *Node, name string) error {
 		return err
 	}
 	defer d.put()
-	d.names.Lock()
-	err = v.rmdir(dir, d, sealed.Entry)
-	d.names.Unlock()
-	if err != nil {
-		return err
+	var target *dirState
+	var aside string
+	for {
+		target, aside, err = v.rmdir(dir, d, sealed, target)
+		if err != errAgain {
+			break
+		}
 	}
-	v.dropCompanions(d.h, sealed)
-	return nil
+	if err == nil {
+		v.takeApart(aside)
+	}
+	return err
 }
 
-func (v *Vault) rmdir(dir *Node, d *dirState, entry string) error {
+// rmdir moves a directory aside. Where it is in use, its state is to be given as target, and is returned with errAgain.
+func (v *Vault) rmdir(dir *Node, d *dirState, sealed envelope.SealedName, target *dirState) (_ *dirState, aside string, err error) {
+	defer v.lockNames(d, target, nil)()
+	entry := sealed.Entry
 	st, err := d.h.StatAt(entry)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
 	if st.Mode&sIFMT != sIFDIR {
-		return syscall.ENOTDIR
+		return nil, "", syscall.ENOTDIR
 	}
+	n := v.nodes.byInode(st.Dev, st.Ino)
+	if t := n.openDir(); t != nil && t != target {
+		return t, "", errAgain
+	}
+	aside, err = v.moveAside(d, entry)
+	if err != nil {
+		return nil, "", err
+	}
+	if n != nil {
+		if t := n.openDir(); t != nil && t == target {
+			t.removed = true
+		}
+		v.nodes.dropPlace(n, place{dir, entry})
+		v.nodes.detach(n)
+	}
+	v.dropCompanions(d.h, sealed)
+	return nil, aside, nil
+}
+
+// moveAside moves an empty directory to .kmsfs/tmp.
+func (v *Vault) moveAside(d *dirState, entry string) (aside string, err error) {
 	if empty, err := isEmptyDir(d.h, entry); err != nil {
-		return err
+		return "", err
 	} else if !empty {
-		return syscall.ENOTEMPTY
+		return "", syscall.ENOTEMPTY
 	}
-	aside := randomName()
+	aside = randomName()
 	if err := d.h.Rename(entry, v.tmpDir, aside, RenameNoReplace); err != nil {
-		return err
+		return "", err
 	}
 	if v.shared { // another host may have put something into it in between
 		if empty, err := isEmptyDir(v.tmpDir, aside); err == nil && !empty {
 			if err := v.tmpDir.Rename(aside, d.h, entry, RenameNoReplace); err != nil {
-				return err
+				return "", err
 			}
-			return syscall.ENOTEMPTY
+			return "", syscall.ENOTEMPTY
 		}
 	}
-	v.takeApart(aside)
-	if n := v.nodes.byInode(st.Dev, st.Ino); n != nil {
-		v.nodes.dropPlace(n, place{dir, entry})
-		v.nodes.detach(n)
-	}
-	return nil
+	return aside, nil
 }
 
 // takeApart removes a directory in .kmsfs/tmp with the reserved names in it.
@@ -332,7 +367,9 @@ func (v *Vault) takeApart(name string) {
 		return true
 	})
 	for _, r := range rest {
-		h.Unlink(r)
+		if err := h.Unlink(r); errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EPERM) {
+			removeDir(h, r) // one that was never finished
+		}
 	}
 	h.Close()
 	if err := removeDir(v.tmpDir, name); err != nil {
@@ -340,7 +377,8 @@ func (v *Vault) takeApart(name string) {
 	}
 }
 
-// replaceDir renames a directory over an empty one: they change places, then the empty one is taken apart.
+// replaceDir renames a directory over an empty one: they change places, then the empty one is taken apart. A kill between
+// leaves it, empty, under the old name: no single call replaces a directory that has an id in it.
 func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) error {
 	if empty, err := isEmptyDir(d2.h, to); err != nil {
 		return err

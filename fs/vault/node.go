@@ -11,8 +11,8 @@ import (
 // A Node is one stored file, directory, symlink or device that somebody refers to: what an inode is to a kernel.
 // It is found by [Vault.Lookup] and its kin, each of which adds a reference that [Vault.Forget] takes away.
 //
-// Lock order: Node.io, then Node.mu; dirState.names of two directories in the order of their ids; nodes.mu last.
-// No lock is held while the keysource works.
+// Lock order: Vault.links, Vault.several, dirState.names, file.mu, nodes.mu, Node.mu, dirState.mu. Of dirState.names one
+// is held at a time, but by who holds several. No lock is held while the keysource works.
 type Node struct {
 	id   uint64
 	dev  uint64
@@ -20,7 +20,8 @@ type Node struct {
 	kind uint32 // S_IFMT bits
 
 	refs int64 // of the caller (the kernel's lookups); guarded by nodes.mu
-	pins int64 // of the vault: children's locations, open files, unsettled state; guarded by nodes.mu
+	pins int64 // of the vault: children's locations, the open file; guarded by nodes.mu
+	dead bool  // collected: no longer in the table, and holds nothing; guarded by nodes.mu
 
 	mu    sync.Mutex // guards what follows
 	place place
@@ -86,7 +87,7 @@ func (t *nodes) intern(st *backing.Stat, at place) *Node {
 	key := inoKey{st.Dev, st.Ino}
 	t.mu.Lock()
 	n := t.byIno[key]
-	if n == nil {
+	if n == nil || n.kind != st.Mode&sIFMT { // another host has deleted what had the number
 		n = &Node{id: t.next.Add(1), dev: st.Dev, ino: st.Ino, kind: st.Mode & sIFMT}
 		t.byIno[key] = n
 		t.byID[n.id] = n
@@ -96,18 +97,24 @@ func (t *nodes) intern(st *backing.Stat, at place) *Node {
 		n.forgotten = false
 		n.mu.Unlock()
 	}
-	if at.dir != nil {
-		added, left := n.addPlace(at)
-		if added {
-			at.dir.pins++
-		}
-		if left != nil {
-			left.pins--
-			t.collect(left)
-		}
-	}
+	t.addPlace(n, at)
 	t.mu.Unlock()
 	return n
+}
+
+// addPlace notes a name of n. t.mu is held.
+func (t *nodes) addPlace(n *Node, at place) {
+	if at.dir == nil || n.dead {
+		return
+	}
+	added, left := n.addPlace(at)
+	if added {
+		at.dir.pins++
+	}
+	if left != nil {
+		left.pins--
+		t.collect(left)
+	}
 }
 
 // addPlace notes a name of n. added is false where it was known; left is the directory that n is no longer in.
@@ -126,18 +133,25 @@ func (n *Node) addPlace(at place) (added bool, left *Node) {
 		n.place = at
 		return true, left
 	}
-	for _, p := range n.more {
+	old := n.place
+	n.place = at // the one seen last is the likeliest to be still there
+	for i, p := range n.more {
 		if p == at {
+			n.more[i] = old
 			return false, nil
 		}
 	}
-	n.more = append(n.more, at)
+	n.more = append(n.more, old)
 	return true, nil
 }
 
 // dropPlace forgets a name of n.
 func (t *nodes) dropPlace(n *Node, at place) {
 	t.mu.Lock()
+	if n.dead {
+		t.mu.Unlock()
+		return
+	}
 	n.mu.Lock()
 	found := true
 	switch {
@@ -175,52 +189,56 @@ func (t *nodes) detach(n *Node) {
 	t.mu.Unlock()
 }
 
-func (t *nodes) pin(n *Node) {
+// pin keeps n in the table; ok is false where it is no longer there.
+func (t *nodes) pin(n *Node) (ok bool) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.dead {
+		return false
+	}
 	n.pins++
-	t.mu.Unlock()
+	return true
 }
 
-func (t *nodes) unpin(n *Node) (gone bool) {
+func (t *nodes) unpin(n *Node) {
 	t.mu.Lock()
 	n.pins--
-	gone = t.collect(n)
+	t.collect(n)
 	t.mu.Unlock()
-	return gone
 }
 
 // collect drops n where nothing refers to it any more, and then, perhaps, its directories. t.mu is held.
-func (t *nodes) collect(n *Node) bool {
-	first := true
-	gone := false
-	for n != nil && n.refs <= 0 && n.pins <= 0 && n.id != 1 {
-		key := inoKey{n.dev, n.ino}
-		if t.byIno[key] == n {
-			delete(t.byIno, key)
-		}
-		delete(t.byID, n.id)
-		n.mu.Lock()
-		up, more := n.place.dir, n.more
-		d := n.dir
-		n.dir = nil
-		n.mu.Unlock()
-		if d != nil {
-			d.discard()
-		}
-		for _, p := range more {
-			p.dir.pins--
-			t.collect(p.dir)
-		}
-		if first {
-			first, gone = false, true
-		}
-		if up == nil {
-			break
-		}
-		up.pins--
-		n = up
+func (t *nodes) collect(n *Node) (gone bool) {
+	if n.dead {
+		return true
 	}
-	return gone
+	if n.refs > 0 || n.pins > 0 || n.id == 1 {
+		return false
+	}
+	n.dead = true
+	key := inoKey{n.dev, n.ino}
+	if t.byIno[key] == n {
+		delete(t.byIno, key)
+	}
+	delete(t.byID, n.id)
+	n.mu.Lock()
+	up, more := n.place.dir, n.more
+	n.place, n.more = place{}, nil
+	d := n.dir
+	n.dir = nil
+	n.mu.Unlock()
+	if d != nil {
+		d.discard()
+	}
+	for _, p := range more {
+		p.dir.pins--
+		t.collect(p.dir)
+	}
+	if up != nil {
+		up.pins--
+		t.collect(up) // as deep as the tree
+	}
+	return true
 }
 
 // Node returns the node with the given id, nil where there is none (a caller's bug, or a stale handle of NFS).
@@ -263,42 +281,17 @@ func (t *nodes) byInode(dev, ino uint64) *Node {
 // addName notes a new name of n.
 func (t *nodes) addName(n *Node, at place) {
 	t.mu.Lock()
-	if added, _ := n.addPlace(at); added {
-		at.dir.pins++
-	}
+	t.addPlace(n, at)
 	t.mu.Unlock()
 }
 
 // move notes that n has moved; a nil n is not referred to.
 func (t *nodes) move(n *Node, from, to place) {
-	if n == nil {
+	if n == nil || from == to {
 		return
 	}
 	t.mu.Lock()
-	n.mu.Lock()
-	to.dir.pins++
-	switch {
-	case n.place == from:
-		n.place = to
-	default:
-		found := false
-		for i := range n.more {
-			if n.more[i] == from {
-				n.more[i], found = to, true
-			}
-		}
-		if !found && n.place.dir == nil {
-			n.place = to
-			from.dir = nil
-		} else if !found {
-			n.more = append(n.more, to)
-			from.dir = nil
-		}
-	}
-	n.mu.Unlock()
-	if from.dir != nil {
-		from.dir.pins--
-		t.collect(from.dir)
-	}
+	t.addPlace(n, to)
 	t.mu.Unlock()
+	t.dropPlace(n, from)
 }

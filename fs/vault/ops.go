@@ -67,16 +67,23 @@ func (v *Vault) make(dir *Node, name string, f func(d *dirState, entry string) e
 		return err
 	}
 	defer d.put()
-	if err := addCompanions(d.h, sealed); err != nil {
-		return err
+	d.names.RLock()
+	if d.removed {
+		err = syscall.ENOENT
 	}
-	if err := f(d, sealed.Entry); err != nil {
-		if !errors.Is(err, syscall.EEXIST) {
-			v.dropCompanions(d.h, sealed)
-		}
-		return err
+	if err == nil {
+		err = addCompanions(d.h, sealed)
 	}
-	return nil
+	if err == nil {
+		err = f(d, sealed.Entry)
+	}
+	d.names.RUnlock()
+	if err != nil && len(sealed.Companions) > 0 {
+		d.names.Lock() // lest they go from under who makes the same name
+		v.dropCompanions(d.h, sealed)
+		d.names.Unlock()
+	}
+	return err
 }
 
 func addCompanions(d backing.Dir, s envelope.SealedName) error {
@@ -336,6 +343,14 @@ func (v *Vault) Link(n *Node, dir *Node, name string) (st Attr, err error) {
 	if n.kind == sIFDIR {
 		return st, syscall.EPERM
 	}
+	if !v.nodes.pin(n) {
+		return st, ErrStale
+	}
+	defer v.nodes.unpin(n)
+	v.links.Lock()
+	defer v.links.Unlock()
+	v.several.Lock()
+	defer v.several.Unlock()
 	err = v.make(dir, name, func(d *dirState, entry string) error {
 		if f := n.openFile(); f != nil {
 			defer f.release()
@@ -345,7 +360,7 @@ func (v *Vault) Link(n *Node, dir *Node, name string) (st Attr, err error) {
 			n.mu.Lock()
 			f.gone = false
 			n.mu.Unlock()
-		} else if err := v.at(n, func(s backing.Dir, from string) error { return s.Link(from, d.h, entry) }); err != nil {
+		} else if err := v.linkByName(n, dir, d, entry); err != nil {
 			return err
 		}
 		if st, err = d.h.StatAt(entry); err != nil {
@@ -360,9 +375,18 @@ func (v *Vault) Link(n *Node, dir *Node, name string) (st Attr, err error) {
 	return st, err
 }
 
+// linkByName makes entry in d, the state of dir, another name of n. d.names is held for reading.
+func (v *Vault) linkByName(n, dir *Node, d *dirState, entry string) error {
+	if p, from, ok := n.loc(); ok && p == dir { // whose names are not to be locked twice
+		return d.h.Link(from, d.h, entry)
+	}
+	return v.at(n, func(s backing.Dir, from string) error { return s.Link(from, d.h, entry) })
+}
+
 // doomed is what a name stands for that is about to go.
 type doomed struct {
 	n    *Node        // nil where nobody refers to it
+	f    *file        // its open file, held
 	bf   backing.File // opened to give up its key afterwards, where n has no file that does so
 	last bool         // no other name is left
 }
@@ -379,13 +403,19 @@ func (v *Vault) doom(d *dirState, entry string) (doomed, Attr, error) {
 	}
 	if n := x.n; n != nil {
 		n.mu.Lock()
-		covered := n.file != nil || (n.memoKnown && n.wait == nil && v.tracked)
+		if x.f = n.file; x.f != nil {
+			x.f.users++
+		}
+		opening := n.wait != nil
+		covered := x.f != nil || (n.memoKnown && !opening && v.tracked)
 		n.mu.Unlock()
 		if covered {
 			return x, st, nil
 		}
-		if !v.tracked && v.holdFile(n, d, entry) {
-			return x, st, nil
+		if !v.tracked || opening {
+			if x.f = v.holdFile(n, d, entry); x.f != nil {
+				return x, st, nil
+			}
 		}
 	}
 	if st.Size == 0 {
@@ -398,9 +428,9 @@ func (v *Vault) doom(d *dirState, entry string) (doomed, Attr, error) {
 	return x, st, nil
 }
 
-// holdFile opens n, whose last name is about to go: the caller does not say who has it open, so it must stay usable
-// until it is forgotten.
-func (v *Vault) holdFile(n *Node, d *dirState, entry string) bool {
+// holdFile opens n, whose last name is about to go: where the caller does not say who has it open, or somebody is about
+// to open it, it must stay usable. It returns nil where it cannot.
+func (v *Vault) holdFile(n *Node, d *dirState, entry string) *file {
 	flags := syscall.O_RDWR
 	if v.readOnly {
 		flags = syscall.O_RDONLY
@@ -409,24 +439,34 @@ func (v *Vault) holdFile(n *Node, d *dirState, entry string) bool {
 	var st Attr
 	var err error
 	if f.bf, st, err = d.h.OpenStat(entry, flags, 0); err != nil {
+		f.refused = err
 		if f.bf, st, err = d.h.OpenStat(entry, syscall.O_RDONLY, 0); err != nil {
-			return false
+			return nil
 		}
 		f.writable = false
 	}
 	f.stored = st.Size
-	n.mu.Lock()
-	if n.file != nil || n.wait != nil || st.Ino != n.ino {
-		n.mu.Unlock()
+	if st.Ino != n.ino || !v.nodes.pin(n) {
 		f.bf.Close()
-		return n.file != nil
+		return nil
 	}
-	n.file = f
-	n.memoKnown = false
+	n.mu.Lock()
+	o := n.file
+	if o == nil {
+		n.file = f
+		n.memoKnown = false
+		f.users++
+	} else {
+		o.users++
+	}
 	n.mu.Unlock()
-	v.nodes.pin(n)
+	if o != nil {
+		f.bf.Close()
+		v.nodes.unpin(n)
+		return o
+	}
 	v.files.opened(f)
-	return true
+	return f
 }
 
 // bury ends a doomed file after its name at has gone.
@@ -435,11 +475,10 @@ func (v *Vault) bury(x doomed, at place) {
 		if x.last {
 			v.nodes.detach(n)
 			n.mu.Lock()
-			f := n.file
-			if f != nil {
-				f.gone = true
+			if x.f != nil {
+				x.f.gone = true
 			}
-			memo, known := n.memo, n.memoKnown && f == nil
+			memo, known := n.memo, n.memoKnown && x.f == nil
 			n.memoKnown = false
 			n.mu.Unlock()
 			if known && x.bf == nil {
@@ -447,13 +486,13 @@ func (v *Vault) bury(x doomed, at place) {
 			}
 		}
 		v.nodes.dropPlace(n, at)
+		if x.f != nil {
+			v.keeper.drop(x.f)
+			x.f.release()
+		}
 	}
 	if x.bf != nil {
-		v.wg.Add(1)
-		go func() {
-			defer v.wg.Done()
-			v.eraseKeyOf(x.bf)
-		}()
+		v.reaper.put(remains{bf: x.bf})
 	}
 }
 
@@ -485,11 +524,36 @@ func readHeaderOf(bf backing.File) (envelope.Header, bool) {
 	return h, err == nil
 }
 
+// spare lets go of what is not doomed after all.
 func (x doomed) spare() {
 	if x.bf != nil {
 		x.bf.Close()
 	}
+	if x.f != nil {
+		x.f.release()
+	}
 }
+
+// lockLinks locks v.links: alone for a file of several names, and returns what unlocks it.
+func (v *Vault) lockLinks(how linkLock) func() {
+	if how == linksAlone {
+		v.links.Lock()
+		return v.links.Unlock
+	}
+	v.links.RLock()
+	return v.links.RUnlock
+}
+
+// linkLock says how v.links is held.
+type linkLock uint8
+
+const (
+	linksTogether linkLock = iota
+	linksAlone
+)
+
+// errAgain: more is to be locked than was.
+var errAgain = errors.New("vault: once more")
 
 // Unlink removes a name of anything but a directory. What is open stays usable.
 func (v *Vault) Unlink(dir *Node, name string) error {
@@ -501,20 +565,28 @@ func (v *Vault) Unlink(dir *Node, name string) error {
 		return err
 	}
 	defer d.put()
+	if err = v.unlink(dir, d, sealed, linksTogether); err == errAgain {
+		err = v.unlink(dir, d, sealed, linksAlone)
+	}
+	return err
+}
+
+func (v *Vault) unlink(dir *Node, d *dirState, sealed envelope.SealedName, how linkLock) error {
+	defer v.lockLinks(how)()
 	d.names.Lock()
-	x, _, err := v.doom(d, sealed.Entry)
-	if err == nil {
-		if err = d.h.Unlink(sealed.Entry); err != nil {
-			x.spare()
-		}
-	}
-	if err == nil {
-		v.bury(x, place{dir, sealed.Entry})
-	}
-	d.names.Unlock()
+	defer d.names.Unlock()
+	x, st, err := v.doom(d, sealed.Entry)
 	if err != nil {
 		return err
 	}
+	if st.Mode&sIFMT != sIFDIR && st.Nlink > 1 && how == linksTogether {
+		return errAgain // nothing is held: it has other names
+	}
+	if err := d.h.Unlink(sealed.Entry); err != nil {
+		x.spare()
+		return err
+	}
+	v.bury(x, place{dir, sealed.Entry})
 	v.dropCompanions(d.h, sealed)
 	return nil
 }
@@ -537,16 +609,56 @@ func (v *Vault) Rename(dir *Node, name string, newDir *Node, newName string, fla
 		return err
 	}
 	defer d2.put()
-	defer lockNames(dir, d1, newDir, d2)()
+	r := renaming{dir: dir, newDir: newDir, d1: d1, d2: d2, from: from, to: to, flags: flags}
+	for err = errAgain; err == errAgain; {
+		err = v.rename(&r)
+	}
+	return err
+}
 
+// renaming is one rename, and what it has turned out to need locked.
+type renaming struct {
+	dir, newDir *Node
+	d1, d2      *dirState
+	from, to    envelope.SealedName
+	flags       uint32
+	links       linkLock
+	target      *dirState // the directory that is replaced
+}
+
+// rename renames, or returns errAgain after noting in r what is to be locked.
+func (v *Vault) rename(r *renaming) error {
+	dir, newDir, d1, d2, from, to, flags := r.dir, r.newDir, r.d1, r.d2, r.from, r.to, r.flags
+	defer v.lockLinks(r.links)()
+	defer v.lockNames(d1, d2, r.target)()
+	if d2.removed {
+		return syscall.ENOENT
+	}
 	st, err := d1.h.StatAt(from.Entry)
 	if err != nil {
 		return err
 	}
-	x, st2, err := v.doom(d2, to.Entry)
+	var x doomed
+	var st2 Attr
+	if flags == 0 {
+		x, st2, err = v.doom(d2, to.Entry)
+	} else if st2, err = d2.h.StatAt(to.Entry); err == nil {
+		x.n = v.nodes.byInode(st2.Dev, st2.Ino)
+	}
 	exists := err == nil
 	if err != nil && !errors.Is(err, syscall.ENOENT) {
 		return err
+	}
+	if exists && flags == 0 {
+		if st2.Mode&sIFMT != sIFDIR && st2.Nlink > 1 && r.links == linksTogether {
+			r.links = linksAlone
+			return errAgain
+		}
+		if t := x.n.openDir(); t != nil && t != r.target && t != d1 && t != d2 {
+			r.target = t
+			x.spare()
+			return errAgain
+		}
 	}
 	if exists && st2.Ino == st.Ino && st2.Dev == st.Dev {
 		x.spare()
@@ -571,6 +683,9 @@ func (v *Vault) Rename(dir *Node, name string, newDir *Node, newName string, fla
 	case exists && flags == 0 && st2.Mode&sIFMT == sIFDIR && st.Mode&sIFMT == sIFDIR:
 		if err = v.replaceDir(d1, from.Entry, d2, to.Entry); err == nil {
 			if x.n != nil {
+				if t := x.n.openDir(); t != nil && t == r.target {
+					t.removed = true
+				}
 				v.nodes.dropPlace(x.n, p2)
 				v.nodes.detach(x.n)
 			}
@@ -594,20 +709,47 @@ func (v *Vault) Rename(dir *Node, name string, newDir *Node, newName string, fla
 	return nil
 }
 
-// lockNames locks the names of two directories, which may be the same, and returns what unlocks them.
-func lockNames(a *Node, da *dirState, b *Node, db *dirState) func() {
-	if a == b {
-		da.names.Lock()
-		return da.names.Unlock
+// openDir returns the state of n where it is a directory in use; n may be nil.
+func (n *Node) openDir() *dirState {
+	if n == nil {
+		return nil
 	}
-	if a.id > b.id {
-		da, db = db, da
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dir
+}
+
+// lockNames locks the names of up to three directories, some of which may be the same or nil, and returns what unlocks
+// them.
+func (v *Vault) lockNames(a, b, c *dirState) func() {
+	if b == a {
+		b = nil
 	}
-	da.names.Lock()
-	db.names.Lock()
+	if c == a || c == b {
+		c = nil
+	}
+	if b == nil {
+		b, c = c, nil
+	}
+	if b == nil {
+		a.names.Lock()
+		return a.names.Unlock
+	}
+	v.several.Lock() // who waits here holds none; who holds all does not wait
+	defer v.several.Unlock()
+	a.names.Lock()
+	b.names.Lock()
+	if c == nil {
+		return func() {
+			b.names.Unlock()
+			a.names.Unlock()
+		}
+	}
+	c.names.Lock()
 	return func() {
-		db.names.Unlock()
-		da.names.Unlock()
+		c.names.Unlock()
+		b.names.Unlock()
+		a.names.Unlock()
 	}
 }
 
@@ -636,7 +778,16 @@ func (v *Vault) lookupEntry(dir *Node, d *dirState, entry string) (*Node, Attr, 
 
 // Refer adds a reference to n, as Lookup does.
 func (v *Vault) Refer(n *Node) {
-	v.nodes.mu.Lock()
-	n.refs++
-	v.nodes.mu.Unlock()
+	t := &v.nodes
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.dead { // forgotten by the one that refers to it now
+		n.dead = false
+		t.byID[n.id] = n
+	}
+	if n.refs++; n.refs == 1 {
+		n.mu.Lock()
+		n.forgotten = false
+		n.mu.Unlock()
+	}
 }

@@ -170,6 +170,9 @@ func (p *pool) make(ctx context.Context, n int) ([]bound, error) {
 		return nil, failed
 	}
 	if err := p.write(made, records); err != nil {
+		for _, b := range made {
+			b.key.Wipe()
+		}
 		return nil, fmt.Errorf("write key records: %w", err)
 	}
 	return made, nil // what was made serves, even where the keysource failed later
@@ -202,7 +205,9 @@ func (p *pool) write(made []bound, records []*envelope.Record) error {
 		}
 		off := int64(t.next) * int64(t.slotSize)
 		if _, err := t.f.WriteAt(buf, off); err != nil {
-			p.abandon()
+			if t.f.Truncate(off) != nil { // a full disk: what got there was never handed out
+				p.abandon()
+			}
 			return err
 		}
 		if err := t.f.DataSync(); err != nil {
@@ -215,10 +220,19 @@ func (p *pool) write(made []bound, records []*envelope.Record) error {
 	return nil
 }
 
+// abandon ends the table being written. One that holds nothing goes.
 func (p *pool) abandon() {
-	if p.table != nil {
-		p.table.f.Close()
-		p.table = nil
+	t := p.table
+	if t == nil {
+		return
+	}
+	p.table = nil
+	t.f.Close()
+	p.mu.Lock()
+	p.tableID = 0
+	p.mu.Unlock()
+	if t.next == 1 {
+		p.v.keysDir.Unlink(envelope.TableName(t.id)) // harmless where it stays
 	}
 }
 
@@ -308,12 +322,13 @@ func (t *tables) get(id uint64) (*table, error) {
 		}
 		return nil, err
 	}
-	b := make([]byte, 512)
+	b := make([]byte, envelope.MaxSlotSize)
 	n, err := f.ReadAt(b, 0)
-	var h envelope.TableHeader
-	if err == nil {
-		h, err = parseTableHeader(f, b[:n])
+	if err != nil {
+		f.Close()
+		return nil, err
 	}
+	h, err := envelope.ParseTableHeader(b[:n])
 	if err == nil && (h.ID != id || h.Volume != t.v.cfg.Volume) {
 		err = fmt.Errorf("%w: it is another vault's table or another table's copy", envelope.ErrCorrupt)
 	}
@@ -340,21 +355,6 @@ func (t *tables) get(id uint64) (*table, error) {
 	tb := &table{f: f, slotSize: int64(h.SlotSize), users: 1}
 	t.open[id] = tb
 	return tb, nil
-}
-
-// parseTableHeader parses a header whose slot may be longer than b.
-func parseTableHeader(f backing.File, b []byte) (envelope.TableHeader, error) {
-	if len(b) >= 8 {
-		if z := binary.LittleEndian.Uint32(b[4:]); z > 512 && z <= 8192 && z&(z-1) == 0 {
-			long := make([]byte, z)
-			n, err := f.ReadAt(long, 0)
-			if err != nil {
-				return envelope.TableHeader{}, err
-			}
-			b = long[:n]
-		}
-	}
-	return envelope.ParseTableHeader(b)
 }
 
 func (t *tables) release(tb *table) {

@@ -55,8 +55,9 @@ func (f *file) readGroups(p []byte, off int64) error {
 	from := geo.ChunkOffset(first)
 	firstGroup := first / envelope.ChunksPerGroup
 	f.gmu.Lock()
-	have := f.groups[firstGroup] != nil
+	g0 := f.groups[firstGroup] // held on to: another reader may push it out of the cache
 	f.gmu.Unlock()
+	have := g0 != nil
 	lead := from - geo.IndexOffset(firstGroup)
 	withIndex := !have && (lead <= 64<<10 || last-first > 64)
 	if withIndex {
@@ -69,7 +70,8 @@ func (f *file) readGroups(p []byte, off int64) error {
 	defer f.v.buffers.put(buf)
 	raw := (*buf)[:to-from]
 	if !have && !withIndex {
-		if _, err := f.group(firstGroup); err != nil {
+		var err error
+		if g0, err = f.group(firstGroup); err != nil {
 			return err
 		}
 	}
@@ -79,9 +81,12 @@ func (f *file) readGroups(p []byte, off int64) error {
 	}
 	groups := make([]*group, 0, 8)
 	for n := firstGroup; n <= last/envelope.ChunksPerGroup; n++ {
-		f.gmu.Lock()
-		g := f.groups[n]
-		f.gmu.Unlock()
+		g := g0
+		if n != firstGroup {
+			f.gmu.Lock()
+			g = f.groups[n]
+			f.gmu.Unlock()
+		}
 		if g == nil {
 			at := geo.IndexOffset(n) - from
 			block := raw[at : at+envelope.BlockSize]

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"errors"
 	"sort"
 
 	"kmsfs/envelope"
@@ -12,8 +13,24 @@ func (f *file) mark() uint64 {
 	defer f.mu.Unlock()
 	f.settling, f.touched = f.touched, nil
 	f.dirtyNoted = false
-	f.markedAt = f.changed
 	return f.changed
+}
+
+// again puts off what was marked.
+func (f *file) again() {
+	defer f.release() // of the hold that mark took over: touch has got one of its own
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.putOff()
+}
+
+// putOff is again with f.mu held.
+func (f *file) putOff() {
+	for n := range f.settling {
+		f.touch(n)
+	}
+	f.settling = nil
+	f.v.keeper.settleLater(f)
 }
 
 // settle makes the checks strict on what was written before mark and is durable now: slots lose their previous
@@ -22,22 +39,31 @@ func (f *file) settle(mark uint64) error {
 	defer f.release()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	err := f.settleLocked(mark)
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		f.putOff()
+	}
+	f.settling = nil
+	return err
+}
+
+func (f *file) settleLocked(mark uint64) error {
 	groups := make([]uint64, 0, len(f.settling))
 	for n := range f.settling {
 		if _, again := f.touched[n]; !again && f.inside(n) {
 			groups = append(groups, n)
 		}
 	}
-	f.settling = nil
 	if f.form != formGroups || !f.writable || !f.opened || f.isGone() {
 		return nil
 	}
 	if f.v.shared {
-		if err := f.lockShared(lockWrite); err != nil {
-			return err
-		}
-		defer f.unlockShared()
 		return nil // another host may be writing the same groups: they stay unsettled
+	}
+	if f.excess || f.flags&envelope.FlagCut != 0 {
+		err := f.mend() // what it changes is not durable yet
+		f.putOff()
+		return err
 	}
 	sort.Slice(groups, func(i, j int) bool { return groups[i] < groups[j] })
 	for _, n := range groups {

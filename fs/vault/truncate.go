@@ -59,8 +59,9 @@ func (f *file) truncateEmpty(priv Privileges) (done bool, err error) {
 	if err := f.bf.Truncate(0); err != nil {
 		return true, err
 	}
-	f.v.keeper.erase(f.loc)
+	f.v.eraseRecord(f.loc, f.id)
 	f.form, f.flags, f.floor, f.size, f.block0, f.opened = formEmpty, 0, 0, 0, nil, true
+	f.excess, f.stored = false, 0
 	return true, nil
 }
 
@@ -72,15 +73,12 @@ func (f *file) truncate(size int64) error {
 	case size > f.size:
 		return f.extend(size)
 	case size == 0 && f.flags&envelope.FlagXattr != 0: // the file id stays: attributes are bound to it
-		gk, err := f.key.Group(0)
-		if err != nil {
-			return err
+		err := f.writeInline(nil)
+		if f.form == formInline {
+			f.dropGroups()
+			f.changed++
 		}
-		f.dropGroups()
-		clear(f.inline)
-		f.form, f.inline, f.size, f.floor, f.flags = formInline, nil, 0, 0, envelope.FlagInline|envelope.FlagXattr
-		f.restoreInline(gk)
-		return nil
+		return err
 	case size == 0:
 		if err := f.bf.Truncate(0); err != nil {
 			return err
@@ -89,6 +87,11 @@ func (f *file) truncate(size int64) error {
 		clear(f.inline)
 		f.form, f.inline, f.size, f.floor, f.flags = formEmpty, nil, 0, 0, 0
 		f.changed++
+		f.excess = false
+		if f.v.shared { // another host that has the file open must not take the key for its own and erase it
+			f.v.keeper.erase(f.loc)
+			f.key = nil
+		}
 		return nil // the key stays bound: the next write uses it again
 	case f.form == formInline:
 		return f.writeInline(append([]byte(nil), f.inline[:size]...))
@@ -112,19 +115,13 @@ func (f *file) extend(size int64) error {
 		return err
 	}
 	if f.size == 0 { // grow has written nothing yet
-		g, err := f.group(0)
-		if err != nil {
-			return err
-		}
-		if err := f.writeGroup(g); err != nil {
+		if err := f.begin(); err != nil {
 			return err
 		}
 	}
 	if err := f.bf.Truncate(f.v.geo.SealedSize(size)); err != nil {
 		if f.size == 0 {
-			f.bf.Truncate(0)
-			f.dropGroups()
-			f.emptied()
+			return f.undoFirst(err)
 		}
 		return err
 	}
@@ -140,12 +137,9 @@ func (f *file) cut(size int64) error {
 	}
 	old := f.size
 	f.size = size
+	f.changed++
 	if err := f.cutTail(old); err != nil {
-		f.dropGroups() // the next use reads the header again, and finishes the cut
-		f.opened, f.headed = false, false
-		if st, e := f.bf.Stat(); e == nil {
-			f.stored = st.Size
-		}
+		f.dropGroups() // the flag stands: the next write finishes the cut
 		return err
 	}
 	return nil
@@ -168,21 +162,29 @@ func (f *file) cutTail(old int64) error {
 	if f.size > 0 {
 		tail = uint64((f.size - 1) / geo.GroupPlain())
 	}
+	if err := f.clearPresence(old); err != nil {
+		return err
+	}
 	g, err := f.group(tail)
 	if err != nil {
 		return err
 	}
+	// What the header says, and the slot, are durable before the data is replaced and cut off: a shorter file than it
+	// says, or bits of groups that are gone, would be taken for damage.
+	synced := false
 	if part := f.size % c; part != 0 { // the last chunk is sealed anew: its ciphertext will be cut off
 		chunk := uint64(f.size / c)
 		i := int(chunk % envelope.ChunksPerGroup)
 		if cur, prev := g.blk.Slot(i); int64(cur.Length) > part || int64(prev.Length) > part {
-			if err := f.shortenChunk(g, i, chunk, int(part)); err != nil {
+			if synced, err = f.shortenChunk(g, i, chunk, int(part)); err != nil {
 				return err
 			}
 		}
 	}
-	if err := f.clearPresence(old); err != nil {
-		return err
+	if !synced {
+		if err := f.bf.DataSync(); err != nil {
+			return err
+		}
 	}
 	if err := f.bf.Truncate(geo.SealedSize(f.size)); err != nil {
 		return err
@@ -211,8 +213,8 @@ func (f *file) cutTail(old int64) error {
 	return f.writeHeader(f.flags&^envelope.FlagCut, f.size)
 }
 
-// shortenChunk seals the first n bytes of a chunk anew.
-func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
+// shortenChunk seals the first n bytes of a chunk anew: slot, sync, data. synced says that it came to that.
+func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) (synced bool, err error) {
 	c := int(f.v.geo.ChunkSize())
 	buf := f.v.buffers.get(2*c + 2*envelope.TagSize)
 	defer f.v.buffers.put(buf)
@@ -221,11 +223,11 @@ func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
 	stored, plain := (*buf)[c+envelope.TagSize:][:c], (*buf)[:c]
 	got, err := f.bf.ReadAt(stored, f.v.geo.ChunkOffset(chunk))
 	if err != nil {
-		return err
+		return false, err
 	}
 	m, which, err := f.openSlot(g, i, stored[:got], plain, s)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { clear((*buf)[:c]) }()
 	cur, prev := g.blk.Slot(i)
@@ -235,10 +237,10 @@ func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
 	case openedHole:
 		g.blk.SetSlot(i, envelope.Entry{}, envelope.Entry{})
 		g.blk.SetUnsettled(i, envelope.Settled)
-		return f.writeSectors(g, envelope.SectorOf(i), envelope.SectorOf(i))
+		return false, f.writeSectors(g, envelope.SectorOf(i), envelope.SectorOf(i))
 	}
 	if m <= n && which == openedCurrent {
-		return nil // done before
+		return false, nil // done before
 	}
 	n = min(n, m)
 	var nonce [envelope.NonceSize]byte
@@ -249,13 +251,15 @@ func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
 	g.blk.SetUnsettled(i, envelope.Unsettled)
 	g.known |= 1 << i
 	if err := f.writeSectors(g, envelope.SectorOf(i), envelope.SectorOf(i)); err != nil {
-		return err
+		return false, err
 	}
-	_, err = f.bf.WriteAt(out[:n], f.v.geo.ChunkOffset(chunk))
+	if err = f.bf.DataSync(); err == nil {
+		_, err = f.bf.WriteAt(out[:n], f.v.geo.ChunkOffset(chunk))
+	}
 	if err != nil {
 		f.forgetGroup(g.n)
 	}
-	return err
+	return true, err
 }
 
 // clearPresence takes back the presence bits of the groups past the end of file; old is the size that the file had.
@@ -269,6 +273,13 @@ func (f *file) clearPresence(old int64) error {
 	firstParent, _ := envelope.PresenceParent(max(keep, 1))
 	lastParent, _ := envelope.PresenceParent(had - 1)
 	for p := firstParent; p <= lastParent && p < keep; p++ {
+		next, err := f.nextGroup(p) // over what was never written
+		if err != nil {
+			return err
+		}
+		if p = next; p > lastParent || p >= keep {
+			break
+		}
 		g, err := f.group(p)
 		if err != nil {
 			return err

@@ -107,8 +107,13 @@ type Vault struct {
 	maxSize  int64
 	deadline time.Duration
 
-	root   *Node
-	nodes  nodes
+	root  *Node
+	nodes nodes
+	// links is held for writing by what gives a file one more name, or takes one of several, and for reading by what
+	// takes the only one: which name is the last one is then known.
+	links   sync.RWMutex
+	several sync.Mutex // held while locking the names of more than one directory
+
 	dirs   dirCache
 	files  fileCache
 	tables tables
@@ -393,7 +398,10 @@ func (v *Vault) cleanTmp(old []string) {
 		}
 		if st.Mode&sIFMT == sIFDIR {
 			if empty, err := isEmptyDir(v.tmpDir, name); err == nil && empty {
-				v.takeApart(name)
+				mine := randomName() // so that no other host puts it in place while it loses its id
+				if v.tmpDir.Rename(name, v.tmpDir, mine, RenameNoReplace) == nil {
+					v.takeApart(mine)
+				}
 			}
 		} else if err := v.tmpDir.Unlink(name); err != nil {
 			v.log.Warn("cannot remove a left-over from .kmsfs/tmp", "err", err)
@@ -434,6 +442,7 @@ func (v *Vault) Close() error {
 		n.mu.Unlock()
 	}
 	close(v.keeper.stop)
+	v.cancel() // the keysource is not waited for
 	v.spares.close()
 	v.pool.close()
 	var errs []error
@@ -448,18 +457,13 @@ func (v *Vault) Close() error {
 		errs = append(errs, v.keeper.run()) // erases the keys of what had no name
 	}
 	v.reaper.stop()
-	v.cancel()
 	v.wg.Wait()
 	v.tables.close()
-	for _, n := range all {
-		n.mu.Lock()
-		d := n.dir
-		n.mu.Unlock()
-		if d != nil && d.h != nil {
-			d.h.Close()
-			d.h = nil
-		}
+	for _, f := range v.files.rest() { // what could not be settled
+		f.close()
 	}
+	v.dirs.close()
+	v.root.dir.h.Close()
 	v.closeHandles()
 	return errors.Join(errs...)
 }

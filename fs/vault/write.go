@@ -60,6 +60,11 @@ func (f *file) writeAt(p []byte, off int64) error {
 			return err
 		}
 	}
+	if f.size == 0 && off >= f.v.geo.GroupPlain() { // the header does not come along with the data
+		if err := f.begin(); err != nil {
+			return err
+		}
+	}
 	if end > f.size {
 		if err := f.beforeExtending(); err != nil {
 			return err
@@ -92,27 +97,32 @@ func (f *file) writeInline(plain []byte) error {
 	var nonce [envelope.NonceSize]byte
 	copy(nonce[:], nonces(1, nil))
 	n := envelope.SealInline(f.key, gk, h, plain, &nonce, blk[:], s)
+	f.unused = false
 	if wrote, err := f.bf.WriteAt(blk[:n], 0); err != nil {
-		if wrote > 0 || f.form == formEmpty {
+		if f.form == formEmpty || (wrote > 0 && f.form == formInline) {
 			f.restoreInline(gk)
 		}
 		return err
 	}
-	if len(plain) < len(f.inline) {
-		if err := f.bf.Truncate(int64(n)); err != nil {
-			return err
-		}
-	}
+	longer := len(plain) < len(f.inline) || f.form == formGroups || f.excess
 	f.form, f.flags, f.floor, f.size = formInline, h.Flags, int64(len(plain)), int64(len(plain))
 	clear(f.inline)
 	f.inline = plain
+	if longer {
+		f.excess = true
+		if err := f.bf.Truncate(int64(n)); err != nil {
+			return err // the new content stands, and the stored size will be mended
+		}
+		f.excess = false
+	}
 	return nil
 }
 
 // restoreInline puts the last content back after a write that failed half way (a full disk).
 func (f *file) restoreInline(gk *envelope.GroupKey) {
 	if f.form == formEmpty {
-		f.bf.Truncate(0)
+		f.excess = f.bf.Truncate(0) != nil
+		f.unused = !f.excess
 		return
 	}
 	blk := f.v.blocks.get()
@@ -126,7 +136,7 @@ func (f *file) restoreInline(gk *envelope.GroupKey) {
 	if _, err := f.bf.WriteAt(blk[:n], 0); err != nil {
 		f.v.log.Error("cannot restore a small file after a failed write", "inode", f.n.ino, "err", err)
 	}
-	f.bf.Truncate(int64(n))
+	f.excess = f.bf.Truncate(int64(n)) != nil
 }
 
 // grow turns an empty or inline file into groups. The content goes into chunk 0 first; until the index block replaces
@@ -136,7 +146,7 @@ func (f *file) grow() error {
 	undo := func(err error) error {
 		f.dropGroups()
 		f.form, f.inline, f.flags, f.floor, f.size = oldForm, old, oldFlags, oldFloor, int64(len(old))
-		f.bf.Truncate(f.storedSize())
+		f.excess = f.bf.Truncate(f.storedSize()) != nil
 		return err
 	}
 	f.form, f.inline = formGroups, nil
@@ -167,14 +177,40 @@ func (f *file) grow() error {
 		g.blk.SetUnsettled(0, envelope.Unsettled)
 		g.known = 1
 		if err := f.writeGroup(g); err != nil {
-			return undo(err)
+			err = undo(err)
+			f.restoreInline(gk) // the block may be there all the same
+			return err
 		}
 		f.size = int64(len(old))
 		f.touch(0)
 		clear(old)
 	}
-	f.checked = true
+	f.checked, f.unused = true, false
 	return nil
+}
+
+// begin writes the first index block of a file that has none and gets its first data further back.
+func (f *file) begin() error {
+	g, err := f.group(0)
+	if err == nil {
+		err = f.writeGroup(g)
+	}
+	if err != nil {
+		return f.undoFirst(err)
+	}
+	return nil
+}
+
+// undoFirst makes a file of nothing again out of one whose first write in groups failed.
+func (f *file) undoFirst(err error) error {
+	f.dropGroups()
+	f.emptied()
+	f.excess = true
+	if e := f.mend(); e != nil {
+		return errors.Join(err, e)
+	}
+	f.unused = f.form == formEmpty
+	return err
 }
 
 // storedSize is how long the stored file is for the present form and size.
@@ -202,7 +238,7 @@ func (f *file) beforeExtending() error {
 	if f.checked || f.size == 0 {
 		return nil
 	}
-	g, err := f.group(uint64((f.size - 1) / f.v.geo.GroupPlain()))
+	g, err := f.group(uint64(f.size / f.v.geo.GroupPlain())) // that of the next byte
 	if err != nil {
 		return err
 	}
@@ -331,26 +367,30 @@ func (f *file) undoWrite(w *sealing, err error) error {
 	for _, g := range w.groups {
 		f.forgetGroup(g.n)
 	}
-	if w.end > f.size {
-		if e := f.bf.Truncate(f.storedSize()); e != nil {
-			err = errors.Join(err, e)
+	if f.size == 0 {
+		return f.undoFirst(err)
+	}
+	for _, g := range w.groups {
+		if f.inside(g.n) {
+			f.touch(g.n) // what is there now is not what was marked for settling
 		}
-		if f.size == 0 {
-			f.emptied()
+	}
+	if w.end > f.size {
+		f.checked = false
+		if e := f.bf.Truncate(f.storedSize()); e != nil {
+			f.excess = true
+			err = errors.Join(err, e)
 		}
 	}
 	return err
 }
 
-// emptied makes a file of nothing out of one whose first write failed; one with attributes keeps its key.
+// emptied notes that the file holds nothing; one with attributes keeps its key in an inline block, which is to be written.
 func (f *file) emptied() {
 	xattr := f.flags & envelope.FlagXattr
-	f.form, f.flags, f.floor, f.inline = formEmpty, 0, 0, nil
+	f.form, f.flags, f.floor, f.size, f.inline = formEmpty, 0, 0, 0, nil
 	if xattr != 0 {
 		f.form, f.flags = formInline, envelope.FlagInline|xattr
-		if gk, err := f.key.Group(0); err == nil {
-			f.restoreInline(gk)
-		}
 	}
 }
 

@@ -49,12 +49,8 @@ func (v *Vault) owner(n *Node) (id [16]byte, ok bool, err error) {
 			return id, false, err
 		}
 		defer f.release()
-		if err := f.head(); err != nil {
-			return id, false, n.fail("open", err)
-		}
-		f.mu.RLock()
-		defer f.mu.RUnlock()
-		return f.id, f.flags&envelope.FlagXattr != 0, nil
+		is, err := f.identify()
+		return is.id, is.flags&envelope.FlagXattr != 0, n.fail("open", err)
 	}
 	return id, false, nil
 }
@@ -294,15 +290,8 @@ func (v *Vault) forgetACL(n *Node) {
 	}
 }
 
-// dropCapability removes security.capability from n; f is its file where it is open.
-func (v *Vault) dropCapability(n *Node, f *file) error {
-	if f == nil {
-		var err error
-		if f, err = v.acquire(n); err != nil {
-			return err
-		}
-		defer f.release()
-	}
+// dropCapability removes security.capability.
+func (f *file) dropCapability() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.headLocked(); err != nil {
@@ -364,14 +353,9 @@ func (v *Vault) KeyInfo(n *Node) (*envelope.Record, error) {
 		return nil, err
 	}
 	defer f.release()
-	if err := f.head(); err != nil {
+	is, err := f.identify()
+	if err != nil || is.form == formEmpty {
 		return nil, n.fail("open", err)
 	}
-	f.mu.RLock()
-	id, loc, none := f.id, f.loc, f.form == formEmpty
-	f.mu.RUnlock()
-	if none {
-		return nil, nil
-	}
-	return v.tables.record(loc, id)
+	return v.tables.record(is.loc, is.id)
 }

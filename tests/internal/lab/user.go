@@ -10,27 +10,27 @@ import (
 // Nobody is the user and group that the tests take for "somebody else".
 const Nobody = 65534
 
-// As calls f with the effective user and group id, without supplementary groups and so without capabilities. Only the
-// calling thread changes: f must make its system calls in the same goroutine. The caller must be root.
+// As calls f as the user and group id, without supplementary groups and so without capabilities, and waits for it. f
+// runs in a goroutine of its own, on a thread that ends with it: there is no way back. f must make its system calls in
+// that goroutine, and must not end the test. The caller must be root.
 func As(id int, f func()) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	group := [1]uint32{uint32(id)}
-	must(syscall.SYS_SETGROUPS, 1, uintptr(unsafe.Pointer(&group)), 0)
-	setEffective(syscall.SYS_SETRESGID, id)
-	setEffective(syscall.SYS_SETRESUID, id)
-	defer func() {
-		setEffective(syscall.SYS_SETRESUID, 0)
-		setEffective(syscall.SYS_SETRESGID, 0)
-		must(syscall.SYS_SETGROUPS, 0, 0, 0)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked
+		if id != 0 {
+			become(id)
+		}
+		f()
 	}()
-	f()
+	<-done
 }
 
-// setEffective sets the effective id only; the real one and the saved one let the thread return.
-func setEffective(call uintptr, id int) {
-	keep := ^uintptr(0)
-	must(call, keep, uintptr(id), keep)
+func become(id int) {
+	group, u := [1]uint32{uint32(id)}, uintptr(id)
+	must(syscall.SYS_SETGROUPS, 1, uintptr(unsafe.Pointer(&group)), 0)
+	must(syscall.SYS_SETRESGID, u, u, u)
+	must(syscall.SYS_SETRESUID, u, u, u)
 }
 
 // must makes the raw system call, which, unlike the syscall package's, changes this thread alone. There is no going on

@@ -47,7 +47,10 @@ func (f dirFile) mapped(off int64, n, prot, flags int, use func([]byte) error) (
 	if err != nil {
 		return 0, err
 	}
-	if off >= st.Size || n == 0 {
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return 0, unix.ENODEV
+	case off >= st.Size || n == 0:
 		return 0, unix.ENXIO
 	}
 	n = int(min(int64(n), st.Size-off))
