@@ -124,14 +124,20 @@ func (fs *filesystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fu
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
 	return fs.status("fallocate", in.NodeId,
-		fs.v.Allocate(ctx, n, in.Mode, int64(in.Offset), int64(in.Length), vault.DropPrivileges))
+		fs.v.Allocate(ctx, n, in.Mode, int64(in.Offset), int64(in.Length), vault.KeepPrivileges)) // what must go the kernel has asked for before
 }
 
-// Lseek is SEEK_DATA and SEEK_HOLE.
+// Lseek is SEEK_DATA and SEEK_HOLE. The kernel does not write back what it caches before it asks, and would be told
+// that a hole is where it has data: so it is made to, by having it drop its pages of the file.
 func (fs *filesystem) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	n, st := fs.node(in.NodeId)
 	if st != fuse.OK {
 		return st
+	}
+	if fs.cached {
+		if err := fs.server.invalidate(in.NodeId, int64(in.Offset)); err != nil {
+			return fs.status("lseek", in.NodeId, err)
+		}
 	}
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
@@ -156,7 +162,7 @@ func (fs *filesystem) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRan
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
 	const most = 64 << 20 // of one request; the caller asks again
-	n, err := fs.v.CopyRange(ctx, src, int64(in.OffIn), dst, int64(in.OffOut), int64(min(in.Len, most)), vault.DropPrivileges)
+	n, err := fs.v.CopyRange(ctx, src, int64(in.OffIn), dst, int64(in.OffOut), int64(min(in.Len, most)), vault.KeepPrivileges)
 	if err != nil {
 		return 0, fs.status("copy_file_range", in.NodeId, err)
 	}

@@ -79,6 +79,7 @@ type filesystem struct {
 	timeout  time.Duration // of entries, attributes and negative entries
 	deadline time.Duration
 	handles  handles
+	server   *Server // for notifications to the kernel; set before the first request
 }
 
 // exclusiveTimeout is how long the kernel may believe what it knows while this mount is the only one.

@@ -18,6 +18,7 @@ const (
 	opInterrupt   = 36
 	opIoctl       = 39
 	opFallocate   = 43
+	opLseek       = 46
 	opCopyRange   = 47
 	opSyncFS      = 50
 	opCopyRange64 = 53

@@ -62,6 +62,7 @@ func serveOn(dir string, raw *filesystem, fo *fuse.MountOptions, o Options) (*Se
 	}
 	s := &Server{opts: o, log: o.Log, dir: dir, raw: raw, fd: fd, quick: -1, ps: fuse.NewProtocolServer(raw, fo),
 		turn: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{})}
+	raw.server = s
 	w, err := s.newWorker()
 	if err != nil {
 		return nil, s.abandon(err)
@@ -335,7 +336,7 @@ func slow(h *fuse.InHeader) bool {
 		return h.Length > 64<<10
 	case opRead:
 		return (*fuse.ReadIn)(unsafe.Pointer(h)).Size > 64<<10
-	case opFsync, opFsyncDir, opSetLkw, opFallocate, opCopyRange, opSyncFS, opCopyRange64, opIoctl:
+	case opFsync, opFsyncDir, opSetLkw, opFallocate, opLseek, opCopyRange, opSyncFS, opCopyRange64, opIoctl:
 		return true
 	}
 	return false
@@ -366,26 +367,15 @@ func (s *Server) watch() {
 	}()
 }
 
-// InvalInode drops the kernel's cached attributes of a node and its data from off on (length 0: to the end;
-// off < 0: attributes only). Never call it while answering a request for that node: it would wait for itself.
-func (s *Server) InvalInode(node uint64, off, length int64) error {
+// invalidate makes the kernel write back and drop its cached pages of a node from off on. The caller answers a request
+// that holds no page of the node, and other workers answer the writes that come of this.
+func (s *Server) invalidate(node uint64, off int64) error {
 	m := struct {
 		fuse.OutHeader
 		fuse.NotifyInvalInodeOut
-	}{fuse.OutHeader{Status: fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off, Length: length}}
+	}{fuse.OutHeader{Status: fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off}}
 	m.OutHeader.Length = uint32(unsafe.Sizeof(m))
 	return s.notify(unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)))
-}
-
-// InvalEntry drops the kernel's cached entry of name in the directory parent.
-func (s *Server) InvalEntry(parent uint64, name string) error {
-	m := struct {
-		fuse.OutHeader
-		fuse.NotifyInvalEntryOut
-	}{fuse.OutHeader{Status: fuse.NOTIFY_INVAL_ENTRY}, fuse.NotifyInvalEntryOut{Parent: parent, NameLen: uint32(len(name))}}
-	m.OutHeader.Length = uint32(unsafe.Sizeof(m)) + uint32(len(name)) + 1
-	b := append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m))...)
-	return s.notify(append(append(b, name...), 0))
 }
 
 // notify writes a message that is no answer. ENOENT says that the kernel does not know the node: as good as done.

@@ -43,6 +43,9 @@ func (v *Vault) Attr(n *Node) (Attr, error) {
 		st, err := v.top.Stat()
 		return st, err
 	}
+	if st, ok := n.openDirStat(); ok {
+		return st, nil
+	}
 	err := v.at(n, func(d backing.Dir, entry string) (err error) {
 		st, err = d.StatAt(entry)
 		return err
@@ -68,6 +71,23 @@ func (v *Vault) BirthTime(n *Node) backing.Timespec {
 		return backing.Timespec{}
 	}
 	return st.Btim
+}
+
+// openDirStat is the attributes of a directory whose handle is open: one that has lost its name still has some.
+func (n *Node) openDirStat() (st Attr, ok bool) {
+	n.mu.Lock()
+	d := n.dir
+	n.mu.Unlock()
+	if d == nil {
+		return st, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.h == nil {
+		return st, false
+	}
+	st, err := d.h.Stat()
+	return st, err == nil
 }
 
 // openFile returns n's file where it is open, in use until release.
@@ -166,9 +186,14 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 			if c.Mtime != nil {
 				mt = *c.Mtime
 			}
+			if f != nil { // not while settling puts the time back
+				f.mu.Lock()
+				defer f.mu.Unlock()
+			}
 			if err := m.Utimes(a, mt); err != nil {
 				return err
 			}
+			n.keepTime(v, c.Mtime)
 		}
 		st, err = m.Stat()
 		return err
@@ -188,6 +213,28 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 		v.plain(&st)
 	}
 	return st, nil
+}
+
+// keepTime remembers a modification time that was set: a caller that caches writes says what the time is, and may write
+// afterwards what was written before.
+func (n *Node) keepTime(v *Vault, t *backing.Timespec) {
+	if v.tracked || t == nil || n.kind != sIFREG {
+		return
+	}
+	n.mu.Lock()
+	n.mtime, n.timed = *t, t.Nsec != backing.UtimeNow && t.Nsec != backing.UtimeOmit
+	n.mu.Unlock()
+}
+
+// restoreTime takes back what a write did to the modification time.
+func (f *file) restoreTime() error {
+	f.n.mu.Lock()
+	t, timed := f.n.mtime, f.n.timed
+	f.n.mu.Unlock()
+	if !timed {
+		return nil
+	}
+	return f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, t)
 }
 
 // chown changes the owner, and takes away what gave the old owner's file its power.

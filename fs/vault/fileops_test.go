@@ -275,12 +275,16 @@ func (e *engine) compare(v *vault.Vault, name string, off, length int64, whole b
 		}
 		return fmt.Errorf("read %d bytes of %s at %d, want %d; they differ at %d", k, name, off, len(want), off+int64(i))
 	}
-	if st, err := v.Attr(n); err != nil || st.Size != int64(len(m.data)) {
-		return fmt.Errorf("%s has %d bytes, want %d (%v)", name, st.Size, len(m.data), err)
+	if st, err := v.Attr(n); err != nil {
+		return err
+	} else if st.Size != int64(len(m.data)) {
+		return fmt.Errorf("%s has %d bytes, want %d", name, st.Size, len(m.data))
 	}
 	if m.xattr != "" {
-		if x, err := v.Getxattr(ctx, n, "user.test"); err != nil || string(x) != m.xattr {
-			return fmt.Errorf("attribute of %s differs (%v)", name, err)
+		if x, err := v.Getxattr(ctx, n, "user.test"); err != nil {
+			return fmt.Errorf("attribute of %s: %w", name, err)
+		} else if string(x) != m.xattr {
+			return fmt.Errorf("attribute of %s differs", name)
 		}
 	}
 	return nil

@@ -31,6 +31,9 @@ type Node struct {
 	wait  chan struct{} // closed when the file that is being opened is there, or has failed
 	opens int           // handles of callers
 
+	mtime backing.Timespec // set by the caller, who keeps the times of what it writes; see Opens
+	timed bool             // mtime is set
+
 	forgotten bool // refs is 0
 	memoKnown bool // memo is the locator of the closed file's record
 	memo      envelope.Locator

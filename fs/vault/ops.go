@@ -199,7 +199,7 @@ func (v *Vault) adopt(bf backing.File, st *Attr, at place) *Node {
 	n := v.nodes.intern(st, at)
 	f := &file{v: v, n: n, bf: bf, writable: true, headed: true, opened: true, caps: capsNone}
 	n.mu.Lock()
-	n.opens++
+	n.opened(v)
 	n.memoKnown = false
 	if n.file != nil { // somebody looked it up and opened it in between
 		n.mu.Unlock()
@@ -254,14 +254,24 @@ func (v *Vault) Open(n *Node) error {
 		return err
 	}
 	n.mu.Lock()
-	n.opens++
+	n.opened(v)
 	n.mu.Unlock()
 	f.release()
 	return nil
 }
 
+// opened counts an opening, where the caller tells of its end too. n.mu is held.
+func (n *Node) opened(v *Vault) {
+	if v.tracked {
+		n.opens++
+	}
+}
+
 // Release ends what Open or Create began.
 func (v *Vault) Release(n *Node) {
+	if !v.tracked {
+		return
+	}
 	n.mu.Lock()
 	n.opens--
 	last := n.opens == 0

@@ -5,6 +5,7 @@ import (
 	"sort"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/backing"
 )
 
 // mark begins settling: it returns a moment, and what was written before it can be settled once it is durable.
@@ -39,7 +40,13 @@ func (f *file) settle(mark uint64) error {
 	defer f.release()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err := f.settleLocked(mark)
+	st, err := f.bf.Stat()
+	if err == nil {
+		err = f.settleLocked(mark)
+	}
+	if now, e := f.bf.Stat(); e == nil && err == nil && now.Mtim != st.Mtim { // settling is no change of the content
+		err = f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, st.Mtim)
+	}
 	if err != nil && !errors.Is(err, ErrCorrupt) {
 		f.putOff()
 	}

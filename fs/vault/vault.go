@@ -389,9 +389,6 @@ func (v *Vault) openVolumeKey(ctx context.Context) (*envelope.VolumeKeys, error)
 func (v *Vault) cleanTmp(old []string) {
 	begun := v.now()
 	for _, name := range old {
-		if v.ctx.Err() != nil {
-			return
-		}
 		st, err := v.tmpDir.StatAt(name)
 		if err != nil || (v.shared && begun.Sub(st.Mtim.Time()) < 24*time.Hour) {
 			continue

@@ -43,6 +43,9 @@ func (v *Vault) Write(ctx context.Context, n *Node, p []byte, off int64, priv Pr
 	if err := f.writeAt(p, off); err != nil {
 		return 0, n.fail("write", err)
 	}
+	if err := f.restoreTime(); err != nil {
+		return 0, n.fail("write", err)
+	}
 	return len(p), nil
 }
 

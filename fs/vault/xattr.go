@@ -22,6 +22,16 @@ const (
 	xattrValueMost = 64 << 10
 )
 
+// namespaced says whether name is in a namespace that xattr(7) knows.
+func namespaced(name string) bool {
+	for _, ns := range []string{"user.", "trusted.", "security.", "system."} {
+		if len(name) > len(ns) && strings.HasPrefix(name, ns) {
+			return !strings.HasPrefix(name, "system.") || name == aclAccess || name == aclDefault
+		}
+	}
+	return false
+}
+
 // withMeta calls f with what n's attributes are reached by, and with n's file where it is regular and open.
 func (v *Vault) withMeta(n *Node, f func(m backing.Meta) error) error {
 	if file := n.openFile(); file != nil {
@@ -57,6 +67,9 @@ func (v *Vault) owner(n *Node) (id [16]byte, ok bool, err error) {
 
 // Getxattr returns the value of an extended attribute; ENODATA where there is none.
 func (v *Vault) Getxattr(ctx context.Context, n *Node, name string) ([]byte, error) {
+	if !namespaced(name) {
+		return nil, ErrNotSupported
+	}
 	if name == aclAccess || name == aclDefault {
 		var value []byte
 		err := v.withMeta(n, func(m backing.Meta) (err error) {
@@ -187,6 +200,9 @@ func (v *Vault) Listxattr(ctx context.Context, n *Node) ([]string, error) {
 
 // Setxattr sets an extended attribute; flags are XATTR_CREATE and XATTR_REPLACE of setxattr(2).
 func (v *Vault) Setxattr(ctx context.Context, n *Node, name string, value []byte, flags int) error {
+	if !namespaced(name) {
+		return ErrNotSupported
+	}
 	if v.readOnly {
 		return ErrReadOnly
 	}
@@ -258,6 +274,9 @@ func (v *Vault) bindXattrs(ctx context.Context, n *Node) ([16]byte, error) {
 
 // Removexattr removes an extended attribute; ENODATA where there is none.
 func (v *Vault) Removexattr(ctx context.Context, n *Node, name string) error {
+	if !namespaced(name) {
+		return ErrNotSupported
+	}
 	if v.readOnly {
 		return ErrReadOnly
 	}
