@@ -373,7 +373,7 @@ func (s *Server) invalidate(node uint64, off int64) error {
 	m := struct {
 		fuse.OutHeader
 		fuse.NotifyInvalInodeOut
-	}{fuse.OutHeader{Status: fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off}}
+	}{fuse.OutHeader{Status: -fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off}}
 	m.OutHeader.Length = uint32(unsafe.Sizeof(m))
 	return s.notify(unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)))
 }

@@ -40,18 +40,28 @@ func (f *file) settle(mark uint64) error {
 	defer f.release()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	st, err := f.bf.Stat()
-	if err == nil {
-		err = f.settleLocked(mark)
-	}
-	if now, e := f.bf.Stat(); e == nil && err == nil && now.Mtim != st.Mtim { // settling is no change of the content
-		err = f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, st.Mtim)
-	}
+	err := f.keepingTime(func() error { return f.settleLocked(mark) })
 	if err != nil && !errors.Is(err, ErrCorrupt) {
 		f.putOff()
 	}
 	f.settling = nil
 	return err
+}
+
+// keepingTime calls do, which changes what is stored and not the content, and puts the modification time back.
+func (f *file) keepingTime(do func() error) error {
+	st, err := f.bf.Stat()
+	if err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	now, err := f.bf.Stat()
+	if err != nil || now.Mtim == st.Mtim {
+		return err
+	}
+	return f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, st.Mtim)
 }
 
 func (f *file) settleLocked(mark uint64) error {

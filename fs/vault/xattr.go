@@ -260,16 +260,19 @@ func (v *Vault) bindXattrs(ctx context.Context, n *Node) ([16]byte, error) {
 	if f.flags&envelope.FlagXattr != 0 {
 		return f.id, nil
 	}
-	if f.form == formGroups {
-		return f.id, n.fail("setxattr", f.writeHeader(f.flags|envelope.FlagXattr, f.floor))
-	}
-	old := f.flags
-	f.flags |= envelope.FlagXattr
-	if err := f.writeInline(append([]byte(nil), f.inline...)); err != nil {
-		f.flags = old
-		return id, n.fail("setxattr", err)
-	}
-	return f.id, nil
+	err = f.keepingTime(func() error {
+		if f.form == formGroups {
+			return f.writeHeader(f.flags|envelope.FlagXattr, f.floor)
+		}
+		old := f.flags
+		f.flags |= envelope.FlagXattr
+		err := f.writeInline(append([]byte(nil), f.inline...))
+		if err != nil {
+			f.flags = old
+		}
+		return err
+	})
+	return f.id, n.fail("setxattr", err)
 }
 
 // Removexattr removes an extended attribute; ENODATA where there is none.
