@@ -6,10 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
-
-	"github.com/zeebo/blake3"
 )
 
 // FileKey is the data key of one file, with what is derived from it (FORMAT.md,
@@ -19,9 +16,6 @@ type FileKey struct {
 	id    FileID
 	g     Geometry
 	wiped atomic.Bool
-
-	indexOnce sync.Once
-	indexPRF  *prf // the index seal key, derived at the first use: inline files need none
 }
 
 // NewFileKey copies dataKey, which must have [KeySize] bytes.
@@ -65,28 +59,19 @@ func (k *FileKey) Group(n uint64) (*GroupKey, error) {
 	return &GroupKey{aead: aead, id: k.id, group: n, log2: k.g.log2}, nil
 }
 
-// index returns the index seal key.
-func (k *FileKey) index() *prf {
-	k.indexOnce.Do(func() { k.indexPRF = newPRF(k.g.derive.index.key(k.key[:])) })
-	if k.indexPRF == nil {
-		panic("envelope: index seal under a wiped key")
+// sealMAC fills out, of 16 bytes, with the MAC that d gives of parts under this key. One derivation does for key and
+// MAC: a keyed hasher for each file would be 10 KiB of garbage.
+func (k *FileKey) sealMAC(d *deriver, out []byte, parts ...[]byte) {
+	if k.wiped.Load() {
+		panic("envelope: use of a wiped key")
 	}
-	return k.indexPRF
+	d.sum(out[:TagSize], k.key[:], parts...)
 }
 
 // recordMAC is the MAC of a record under this key, over the parts that a rewrap
 // leaves alone.
 func (k *FileKey) recordMAC(head, body []byte) (mac [TagSize]byte) {
-	key := k.g.derive.record.key(k.key[:])
-	h, err := blake3.NewKeyed(key[:])
-	if err != nil {
-		panic(err) // the key has 32 bytes
-	}
-	h.Write(head)
-	h.Write(body)
-	h.Digest().Read(mac[:])
-	*h = blake3.Hasher{}
-	clear(key[:])
+	k.sealMAC(k.g.derive.record, mac[:], head, body)
 	return mac
 }
 
@@ -95,11 +80,6 @@ func (k *FileKey) recordMAC(head, body []byte) (mac [TagSize]byte) {
 // fails, the index seal panics.
 func (k *FileKey) Wipe() {
 	k.wiped.Store(true)
-	k.indexOnce.Do(func() {})
-	if k.indexPRF != nil {
-		k.indexPRF.wipe()
-		k.indexPRF = nil
-	}
 	clear(k.key[:])
 }
 

@@ -48,7 +48,7 @@ func TestFormatNumbers(t *testing.T) {
 		{"directory id", `\.kmsfs\.dir, (\d+) bytes .* (\d+) (\d+) PRF\(directory key, bytes 0..(\d+)\)`, []int64{DirFileSize, dirFileMAC, TagSize, dirFileMAC - 1}},
 		{"slot sizes", `Slot size Z \((\d+), \d+, \d+, \d+ or (\d+)\)`, []int64{MinSlotSize, MaxSlotSize}},
 		{"table header", `created, unix ns (\d+)\.\. zero`, []int64{tableHeaderUsed}},
-		{"record", `bytes 0..(\d+) \|\| bytes (\d+)..(\d+)\)\[16\] 84 1 number of wrappings \(1..(\d+)\) 85 3 zero (\d+) wrappings`,
+		{"record", `bytes 0..(\d+) \|\| bytes (\d+)..(\d+)\)\[0:16\] 84 1 number of wrappings \(1..(\d+)\) 85 3 zero (\d+) wrappings`,
 			[]int64{recordMACHead - 1, recordMACBody, recordMACEnd - 1, WrappingsMax, recordHead}},
 		{"wrapping", `kind \((\d+): by the keysource\) u8 context version \((\d+)\).*key material id (\d+) bytes.*ARN \(1..(\d+)\), blob \(1..(\d+)\)`,
 			[]int64{KindKeysource, ContextVersion, materialSize, KeyARNMax, BlobMax}},

@@ -27,21 +27,28 @@ func newDeriver(context string) *deriver { return &deriver{context: context} }
 
 // key derives from the parts one after the other, of 64 bytes at most.
 func (d *deriver) key(parts ...[]byte) (key [KeySize]byte) {
+	d.sum(key[:], nil, parts...)
+	return key
+}
+
+// sum fills out with what is derived from secret, of 64 bytes at most, and the parts.
+func (d *deriver) sum(out, secret []byte, parts ...[]byte) {
 	h, ok := d.pool.Get().(*blake3.Hasher)
 	if !ok {
 		h = blake3.NewDeriveKey(d.context)
 	}
+	h.Write(secret)
 	for _, p := range parts {
 		h.Write(p)
 	}
-	h.Digest().Read(key[:])
+	h.Digest().Read(out)
 	h.Reset()
-	var zeros [64]byte
-	h.Write(zeros[:]) // over the key in the buffer
+	h.WriteString(zeros) // over the secret in the buffer
 	h.Reset()
 	d.pool.Put(h)
-	return key
 }
+
+const zeros = "0000000000000000000000000000000000000000000000000000000000000000"
 
 // derivers are for the keys of files.
 type derivers struct{ group, index, record, commitment *deriver }

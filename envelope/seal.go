@@ -10,7 +10,7 @@ func (b *IndexBlock) sumSector(out []byte, fk *FileKey, group uint64, sector int
 	var place [9]byte
 	binary.LittleEndian.PutUint64(place[:], group)
 	place[8] = byte(sector)
-	fk.index().sum(out, place[:], b[sector*SectorSize:][:sectorSeal])
+	fk.sealMAC(fk.g.derive.index, out, place[:], b[sector*SectorSize:][:sectorSeal])
 }
 
 // rule returns what a sector breaks of the rules on slots, or "".

@@ -128,7 +128,7 @@ func (s *second) header(b []byte) map[string]string {
 func (s *second) index(b []byte, group uint64) (map[string]string, error) {
 	for sector := range 8 {
 		x := b[sector*512:][:512]
-		if !bytes.Equal(prf(s.data("index seal"), join(u64(group), []byte{byte(sector)}, x[:496]), 16), x[496:]) {
+		if !bytes.Equal(derive("kmsfs 2026 v1 index seal", join(s.dataKey, u64(group), []byte{byte(sector)}, x[:496]))[:16], x[496:]) {
 			return nil, errRefused
 		}
 	}
@@ -158,7 +158,7 @@ func (s *second) index(b []byte, group uint64) (map[string]string, error) {
 
 func (s *second) record(b []byte) (map[string]string, error) {
 	sum := blake3.Sum256(b[:len(b)-16])
-	mac := prf(s.data("record mac"), join(b[0:6], b[8:68]), 16)
+	mac := derive("kmsfs 2026 v1 record mac", join(s.dataKey, b[0:6], b[8:68]))[:16]
 	if !bytes.Equal(sum[:16], b[len(b)-16:]) || !bytes.Equal(mac, b[68:84]) || !bytes.Equal(b[36:68], s.data("data key commitment")) {
 		return nil, errRefused
 	}

@@ -14,6 +14,10 @@ import (
 // burst is collected rather than kept.
 const memoryLimit = 192 << 20
 
+// gcPercent is how much garbage may come before it is collected, in percent of what is in use, unless GOGC says
+// otherwise: little is in use, and each collection gets in the way of the requests.
+const gcPercent = 400
+
 // harden prepares this process to hold keys and to serve files: no core dumps, no reading of its memory by other
 // processes of the same user, as many descriptors as it may have, file modes as the callers ask for them.
 func harden(env func(string) string) error {
@@ -32,6 +36,9 @@ func harden(env func(string) string) error {
 		return fmt.Errorf("setrlimit RLIMIT_NOFILE %d: %w", files.Max, err)
 	}
 	syscall.Umask(0)
+	if env("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	if env("GOMEMLIMIT") == "" && debug.SetMemoryLimit(-1) == math.MaxInt64 {
 		debug.SetMemoryLimit(memoryLimit)
 	}

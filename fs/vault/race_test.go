@@ -24,6 +24,10 @@ func TestConcurrentFile(t *testing.T) {
 		at, _ := inMemory()
 		ks := &memoryKeys{}
 		v := newVault(t, at, ks, vault.Options{Sharing: sharing})
+		vaults := []*vault.Vault{v}
+		if sharing == vault.Shared { // another host
+			vaults = append(vaults, openVault(t, at, ks, vault.Options{Sharing: sharing}))
+		}
 		if err := put("f", nil).do(v); err != nil {
 			t.Fatal(err)
 		}
@@ -33,6 +37,7 @@ func TestConcurrentFile(t *testing.T) {
 		for w := range workers {
 			wg.Go(func() {
 				r := rand.New(rand.NewPCG(uint64(w), 1))
+				v := vaults[w%len(vaults)]
 				n, err := find(v, "f")
 				if err != nil {
 					t.Error(err)
@@ -43,7 +48,7 @@ func TestConcurrentFile(t *testing.T) {
 				for i := range rounds {
 					b := r.IntN(blocks)
 					count := 1 + r.IntN(40)
-					switch q := p[:4096*count]; r.IntN(8) {
+					switch q := p[:4096*count]; r.IntN(9) {
 					case 0, 1, 2:
 						for k := range count {
 							binary.LittleEndian.PutUint64(q[k*4096:], uint64(b+k)<<32|uint64(i+1))
@@ -57,6 +62,8 @@ func TestConcurrentFile(t *testing.T) {
 						err = v.Allocate(ctx, n, 3, int64(b)*4096, int64(count)*4096, vault.KeepPrivileges)
 					case 4:
 						err = v.Flush()
+					case 5:
+						err = v.Truncate(ctx, n, int64(r.IntN(3)*b)*4096, vault.KeepPrivileges)
 					default:
 						var got int
 						got, err = v.Read(ctx, n, q, int64(b)*4096)
@@ -81,6 +88,15 @@ func TestConcurrentFile(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		for _, v := range vaults {
+			if err := v.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v = openVault(t, at, ks, vault.Options{})
+		if _, err := look(v); err != nil {
+			t.Error(err)
+		}
 		if err := v.Close(); err != nil {
 			t.Fatal(err)
 		}
