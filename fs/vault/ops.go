@@ -361,16 +361,41 @@ func (v *Vault) Link(n *Node, dir *Node, name string) (st Attr, err error) {
 	defer v.links.Unlock()
 	v.several.Lock()
 	defer v.several.Unlock()
+	for err = errAgain; err == errAgain; {
+		st, err = v.link(n, dir, name)
+	}
+	if err == nil {
+		v.present(n, &st)
+	}
+	return st, err
+}
+
+// link does the work of Link, or returns errAgain where n has moved meanwhile.
+func (v *Vault) link(n *Node, dir *Node, name string) (st Attr, err error) {
+	f := n.openFile()
+	var from *Node
+	var s *dirState // opened before anything is locked
+	if f != nil {
+		defer f.release()
+	} else {
+		var ok bool
+		if from, _, ok = n.loc(); !ok {
+			return st, ErrStale
+		}
+		if s, err = v.use(from); err != nil {
+			return st, err
+		}
+		defer s.put()
+	}
 	err = v.make(dir, name, func(d *dirState, entry string) error {
-		if f := n.openFile(); f != nil {
-			defer f.release()
+		if f != nil {
 			if err := d.h.LinkFile(f.bf, entry); err != nil {
 				return err
 			}
 			n.mu.Lock()
 			f.gone = false
 			n.mu.Unlock()
-		} else if err := v.linkByName(n, dir, d, entry); err != nil {
+		} else if err := v.linkByName(n, from, s, d, entry); err != nil {
 			return err
 		}
 		if st, err = d.h.StatAt(entry); err != nil {
@@ -379,18 +404,28 @@ func (v *Vault) Link(n *Node, dir *Node, name string) (st Attr, err error) {
 		v.nodes.addName(n, place{dir, entry})
 		return nil
 	})
-	if err == nil {
-		v.present(n, &st)
-	}
 	return st, err
 }
 
-// linkByName makes entry in d, the state of dir, another name of n. d.names is held for reading.
-func (v *Vault) linkByName(n, dir *Node, d *dirState, entry string) error {
-	if p, from, ok := n.loc(); ok && p == dir { // whose names are not to be locked twice
-		return d.h.Link(from, d.h, entry)
+// linkByName makes entry in d another name of n, which was in the directory at, whose state is s. d.names is held for
+// reading, and v.several is held.
+func (v *Vault) linkByName(n, at *Node, s, d *dirState, entry string) error {
+	if s != d { // names that are held are not locked again
+		s.names.RLock()
+		defer s.names.RUnlock()
 	}
-	return v.at(n, func(s backing.Dir, from string) error { return s.Link(from, d.h, entry) })
+	p, from, ok := n.loc()
+	if !ok {
+		return ErrStale
+	}
+	if p != at {
+		return errAgain
+	}
+	if v.shared && !isAt(s.h, from, n) {
+		v.nodes.dropPlace(n, place{p, from})
+		return errAgain
+	}
+	return s.h.Link(from, d.h, entry)
 }
 
 // doomed is what a name stands for that is about to go.
