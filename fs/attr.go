@@ -95,7 +95,8 @@ func (fs *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.A
 	return fuse.OK
 }
 
-// SetAttr is chmod, chown, truncate and utimensat. The kernel, which keeps the times of what it caches, also sends the
+// SetAttr is chmod, chown, truncate and utimensat. A request that sets nothing is chown(2) without an
+// owner, or comes before a change of content that is to take the privileges of the file. The kernel, which keeps the times of what it caches, also sends the
 // times of files that have just lost their name: there is nothing to be done then.
 func (fs *filesystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n, st := fs.node(in.NodeId)
@@ -121,8 +122,13 @@ func (fs *filesystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *f
 	}
 	c.Atime = timeOf(in.Valid, fuse.FATTR_ATIME, fuse.FATTR_ATIME_NOW, in.Atime, in.Atimensec)
 	c.Mtime = timeOf(in.Valid, fuse.FATTR_MTIME, fuse.FATTR_MTIME_NOW, in.Mtime, in.Mtimensec)
-	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+	c.Privileges = privileges(in.Valid&fuse.FATTR_KILL_SUIDGID != 0)
+	const nothing = fuse.FATTR_FH | fuse.FATTR_LOCKOWNER
+	switch {
+	case in.Valid&^nothing == fuse.FATTR_CTIME: // with the writeback cache chown says so
 		c.Privileges = vault.DropPrivileges
+	case in.Valid&^nothing == 0: // root's, before it writes, is about the capability alone
+		c.Privileges = privileges(in.InHeader.Uid != 0)
 	}
 	ctx := fs.begin(cancel)
 	defer ctx.finish()

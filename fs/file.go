@@ -50,9 +50,6 @@ func privileges(drop bool) vault.Privileges {
 	return vault.KeepPrivileges
 }
 
-// privilegesFor says the same of a request that has no flag for it: what root changes keeps its privileges (CAP_FSETID).
-func privilegesFor(h *fuse.InHeader) vault.Privileges { return privileges(h.Uid != 0) }
-
 // Release ends an opening: on an exclusive mount only that of Create and Tmpfile.
 func (fs *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if n := fs.v.Node(in.NodeId); n != nil {
@@ -127,7 +124,7 @@ func (fs *filesystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fu
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
 	return fs.status("fallocate", in.NodeId,
-		fs.v.Allocate(ctx, n, in.Mode, int64(in.Offset), int64(in.Length), privilegesFor(&in.InHeader)))
+		fs.v.Allocate(ctx, n, in.Mode, int64(in.Offset), int64(in.Length), vault.KeepPrivileges)) // SetAttr has seen to them
 }
 
 // Lseek is SEEK_DATA and SEEK_HOLE. The kernel does not write back what it caches before it asks, and would be told
@@ -165,7 +162,7 @@ func (fs *filesystem) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRan
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
 	const most = 64 << 20 // of one request; the caller asks again
-	n, err := fs.v.CopyRange(ctx, src, int64(in.OffIn), dst, int64(in.OffOut), int64(min(in.Len, most)), privilegesFor(&in.InHeader))
+	n, err := fs.v.CopyRange(ctx, src, int64(in.OffIn), dst, int64(in.OffOut), int64(min(in.Len, most)), vault.KeepPrivileges)
 	if err != nil {
 		return 0, fs.status("copy_file_range", in.NodeId, err)
 	}

@@ -38,6 +38,12 @@ func (v *Vault) Attr(n *Node) (Attr, error) {
 		defer f.release()
 		return f.attr()
 	}
+	n.mu.Lock()
+	last := n.last
+	n.mu.Unlock()
+	if last != nil {
+		return *last, nil
+	}
 	var st Attr
 	if n == v.root {
 		st, err := v.top.Stat()
@@ -101,7 +107,7 @@ func (n *Node) openFile() *file {
 }
 
 func (f *file) attr() (Attr, error) {
-	st, err := f.bf.Stat()
+	st, err := f.handle().Stat()
 	if err != nil {
 		return st, f.n.fail("stat", err)
 	}
@@ -126,7 +132,7 @@ type SetAttr struct {
 	UID, GID     *uint32
 	Size         *int64
 	Atime, Mtime *backing.Timespec
-	Privileges   Privileges // of a change of size
+	Privileges   Privileges // of a change of size; dropped where that is all there is to change
 }
 
 // SetAttr changes attributes and returns all of them. A change of owner clears setuid, setgid and capabilities.
@@ -157,9 +163,14 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 	var meta backing.Meta
 	switch {
 	case f != nil:
-		meta = f.bf
+		meta = f.handle()
 	case n == v.root:
 		meta = v.top
+	default:
+		if d := n.orphan(); d != nil {
+			defer d.put()
+			meta = d.h
+		}
 	}
 	var st Attr
 	apply := func(d backing.Dir, entry string) (err error) {
@@ -169,6 +180,10 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 		}
 		if c.UID != nil || c.GID != nil {
 			if err := v.chown(n, f, m, c.UID, c.GID); err != nil {
+				return err
+			}
+		} else if c.Privileges == DropPrivileges && c.Size == nil {
+			if err := v.weaken(n, f, m); err != nil {
 				return err
 			}
 		}
@@ -249,6 +264,11 @@ func (v *Vault) chown(n *Node, f *file, m backing.Meta, uid, gid *uint32) error 
 	if err := m.Chown(u, g); err != nil {
 		return err
 	}
+	return v.weaken(n, f, m)
+}
+
+// weaken takes away what gives a file power; f is n's file where that is known.
+func (v *Vault) weaken(n *Node, f *file, m backing.Meta) error {
 	if n.kind != sIFREG {
 		return nil
 	}
@@ -274,6 +294,26 @@ func clearPrivileges(mode uint32) uint32 {
 		mode &^= sISGID
 	}
 	return mode
+}
+
+// privileged calls do, which changes the content, and sees to the power of the file: it is taken away before, or put back
+// where the backing file system has taken it, as it does when an ordinary user writes. f.mu is held for writing.
+func (f *file) privileged(priv Privileges, do func() error) error {
+	if err := f.dropPrivileges(priv); err != nil {
+		return err
+	}
+	if f.v.owners || priv == DropPrivileges {
+		return do()
+	}
+	st, err := f.bf.Stat()
+	if err != nil {
+		return err
+	}
+	err = do()
+	if st.Mode&(sISUID|sISGID) != 0 {
+		err = errors.Join(err, f.bf.Chmod(st.Mode&0o7777))
+	}
+	return err
 }
 
 // dropPrivileges does what a write does to the power of a file. f.mu is held for writing.
@@ -337,9 +377,9 @@ func (v *Vault) Fsync(n *Node, scope SyncScope) error {
 	}
 	defer f.release()
 	if scope == SyncData {
-		return n.fail("fsync", f.bf.DataSync())
+		return n.fail("fsync", f.handle().DataSync())
 	}
-	return n.fail("fsync", f.bf.Sync())
+	return n.fail("fsync", f.handle().Sync())
 }
 
 // SyncScope says what Fsync makes durable.
@@ -396,5 +436,5 @@ func (v *Vault) withHandle(n *Node, f func(m backing.Meta) error) error {
 		return err
 	}
 	defer file.release()
-	return f(file.bf)
+	return f(file.handle())
 }

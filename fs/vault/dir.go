@@ -14,7 +14,7 @@ import (
 // dirState is what is known of an open directory. It is made once per directory node.
 type dirState struct {
 	id    envelope.DirID
-	names sync.RWMutex // held for reading while a name in it is used or made, for writing while names go or change place
+	names sync.RWMutex // held for reading while a name in it is used, for writing while names come, go or change place
 
 	removed bool // the directory has no name any more: nothing is made in it; guarded by names
 
@@ -22,6 +22,7 @@ type dirState struct {
 	h     backing.Dir // nil while closed
 	users int
 	gone  bool // discarded: close at the last put
+	kept  bool // it has lost its name: h could not be opened again
 	elem  *list.Element
 	acl   aclState // whether the directory has a default ACL
 }
@@ -51,6 +52,35 @@ func (d *dirState) discard() {
 	}
 }
 
+// keep notes that the directory loses its name and is not to be closed before the node is forgotten. h is a handle of it,
+// which it takes.
+func (d *dirState) keep(h backing.Dir) {
+	d.mu.Lock()
+	d.kept = true
+	if d.h == nil && !d.gone {
+		d.h, h = h, nil
+	}
+	d.mu.Unlock()
+	if h != nil {
+		h.Close()
+	}
+}
+
+// orphan returns the state of a directory that has lost its name, in use until put; nil for everything else.
+func (n *Node) orphan() *dirState {
+	d := n.openDir()
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.kept || d.h == nil {
+		return nil
+	}
+	d.users++
+	return d
+}
+
 // dirCache bounds how many directory handles are open.
 type dirCache struct {
 	mu  sync.Mutex
@@ -67,14 +97,18 @@ func (c *dirCache) opened(d *dirState) {
 		prev := e.Prev()
 		o := e.Value.(*dirState)
 		if o.mu.TryLock() {
-			if o.users == 0 {
+			switch {
+			case o.kept: // until the node is forgotten
+				c.lru.Remove(e)
+				o.elem = nil
+			case o.users == 0:
 				if o.h != nil {
 					drop = append(drop, o.h)
 					o.h = nil
 				}
 				c.lru.Remove(e)
 				o.elem = nil
-			} else {
+			default:
 				c.lru.MoveToFront(e)
 			}
 			o.mu.Unlock()
@@ -172,6 +206,34 @@ func (v *Vault) openNodeDir(n *Node) (backing.Dir, error) {
 		return err
 	})
 	return h, err
+}
+
+// stateOf returns the state of directory n, which is entry in d, nil where n is nil or cannot be read. d.names is held.
+func (v *Vault) stateOf(n *Node, d *dirState, entry string) *dirState {
+	if t := n.openDir(); t != nil || n == nil || n.kind != sIFDIR {
+		return t
+	}
+	h, err := d.h.OpenDir(entry)
+	if err != nil {
+		return nil
+	}
+	id, err := v.readDirID(h)
+	if err != nil {
+		h.Close()
+		return nil
+	}
+	t := &dirState{id: id, h: h}
+	n.mu.Lock()
+	if n.dir != nil {
+		t = n.dir
+		n.mu.Unlock()
+		h.Close()
+		return t
+	}
+	n.dir = t
+	n.mu.Unlock()
+	v.dirs.opened(t)
+	return t
 }
 
 // use returns the state of directory n with its handle open; put gives it back.

@@ -30,9 +30,10 @@ type file struct {
 	users int  // operations under way, and the keeper's hold
 	gone  bool // no name is left: the key dies with the last handle
 
-	bf       backing.File
-	writable bool
-	refused  error // why it is not writable
+	bf       backing.File // replaced by upgrade, which holds mu and n.mu; whoever holds neither takes it from handle
+	before   backing.File // what upgrade replaced
+	writable bool         // guarded by mu
+	refused  error        // why it is not writable
 
 	keyMu   sync.Mutex
 	keyWait chan struct{}
@@ -40,6 +41,7 @@ type file struct {
 	// mu is held for reading by reads and for writing by whatever changes the file. It is not held during calls of
 	// the keysource.
 	mu      sync.RWMutex
+	held    bool  // opened by holdFile: stored may be from before another file object of the inode wrote
 	stored  int64 // size of the stored file when its header was read
 	excess  bool  // the stored file is longer than it should be: to be mended before it is written
 	unused  bool  // the key has been bound, and nothing stored has ever named it
@@ -191,8 +193,8 @@ func (v *Vault) openFile(n *Node) (*file, error) {
 		if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EROFS) {
 			f.refused = err
 			f.bf, st, err = d.OpenStat(entry, syscall.O_RDONLY, 0)
-			if errors.Is(err, syscall.EACCES) && !v.readOnly { // one may write what one may not read
-				f.bf, st, err = openWriteOnly(d, entry)
+			if errors.Is(err, syscall.EACCES) && !v.readOnly {
+				f.bf, st, err = openAnyway(d, entry)
 				f.writable = err == nil
 			}
 		}
@@ -209,16 +211,14 @@ func (v *Vault) openFile(n *Node) (*file, error) {
 	return f, nil
 }
 
-// openWriteOnly opens a file of ours that its mode does not let us read: writing a part of a chunk means reading it.
-func openWriteOnly(d backing.Dir, entry string) (backing.File, backing.Stat, error) {
+// openAnyway opens for reading and writing a file of ours that its mode does not let us open so. Whoever reads or writes
+// it may: it had another mode when they opened it, or they may only write, and writing a part of a chunk means reading it.
+func openAnyway(d backing.Dir, entry string) (backing.File, backing.Stat, error) {
 	st, err := d.StatAt(entry)
 	if err != nil {
 		return nil, st, err
 	}
 	mode := st.Mode & 0o7777
-	if mode&0o200 == 0 {
-		return nil, st, syscall.EACCES
-	}
 	if err := d.ChmodAt(entry, mode|0o600); err != nil {
 		return nil, st, syscall.EACCES
 	}
@@ -228,6 +228,49 @@ func openWriteOnly(d backing.Dir, entry string) (backing.File, backing.Stat, err
 		return nil, st, e
 	}
 	return bf, st, err
+}
+
+// upgrade makes a file writable that its mode has let us open for reading only. No lock is held.
+func (f *file) upgrade() error {
+	f.mu.RLock()
+	writable, refused := f.writable, f.refused
+	f.mu.RUnlock()
+	switch {
+	case writable:
+		return nil
+	case refused == nil:
+		return ErrReadOnly
+	case !errors.Is(refused, syscall.EACCES):
+		return refused
+	}
+	var bf backing.File
+	if err := f.v.at(f.n, func(d backing.Dir, entry string) (err error) {
+		var st backing.Stat
+		bf, st, err = openAnyway(d, entry)
+		if err == nil && (st.Ino != f.n.ino || st.Dev != f.n.dev) {
+			bf.Close()
+			err = ErrStale
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.n.mu.Lock()
+	defer f.n.mu.Unlock()
+	if f.writable { // somebody was faster
+		return bf.Close()
+	}
+	f.bf, f.before, f.writable = bf, f.bf, true
+	return nil
+}
+
+// handle returns the stored file for calls that need no lock. Whoever uses f keeps it open.
+func (f *file) handle() backing.File {
+	f.n.mu.Lock()
+	defer f.n.mu.Unlock()
+	return f.bf
 }
 
 // head reads the header if that has not been done yet. f.mu is not held.
@@ -241,13 +284,15 @@ func (f *file) headLocked() error {
 	if f.headed {
 		return nil
 	}
-	if !f.v.shared {
+	if !f.v.shared && !f.held {
 		return f.readHeader(f.stored)
 	}
-	if err := f.lockShared(lockRead); err != nil {
-		return err
+	if f.v.shared {
+		if err := f.lockShared(lockRead); err != nil {
+			return err
+		}
+		defer f.unlockShared()
 	}
-	defer f.unlockShared()
 	st, err := f.bf.Stat()
 	if err != nil {
 		return err
@@ -471,11 +516,8 @@ func (f *file) bind(b bound) {
 
 // prepare returns with f.mu held for writing, the header authentic and, where f is empty, a key bound.
 func (f *file) prepare(ctx context.Context) error {
-	if !f.writable {
-		if f.refused != nil {
-			return f.n.fail("write", f.refused)
-		}
-		return f.n.fail("write", ErrReadOnly)
+	if err := f.upgrade(); err != nil {
+		return f.n.fail("write", err)
 	}
 	for {
 		if err := f.unlock(ctx); err != nil {
@@ -538,7 +580,11 @@ func (f *file) close() error {
 		f.key.Wipe()
 		f.key = nil
 	}
-	return f.bf.Close()
+	err := f.bf.Close()
+	if f.before != nil {
+		err = errors.Join(err, f.before.Close())
+	}
+	return err
 }
 
 func (f *file) dropGroups() {

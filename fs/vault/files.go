@@ -78,7 +78,8 @@ func (v *Vault) retireIdle(n *Node) { v.retireFile(n, evenGone) }
 func (v *Vault) retireFile(n *Node, which retirement) {
 	n.mu.Lock()
 	f := n.file
-	if f == nil || f.users > 0 || n.opens > 0 || (f.gone && which == keepNamed) {
+	// Who is opening n must find the file: the size it has seen may be from before f wrote.
+	if f == nil || f.users > 0 || n.opens > 0 || n.wait != nil || (f.gone && which == keepNamed) {
 		n.mu.Unlock()
 		return
 	}
@@ -162,10 +163,9 @@ func (r *reaper) bury(f *file) {
 		f.headLocked() // to know its record; it may be damaged
 	}
 	hasKey := f.form != formEmpty || f.key != nil
-	needless := f.form == formEmpty && f.key != nil && (f.unused || !f.v.shared) // emptied, and not written again
-	if needless && f.excess {                                                    // it still has a header
-		needless = f.writable && f.bf.Truncate(0) == nil
-	}
+	// Emptied, and not written again. With an excess it still has a header; it is not truncated here, since it may have been
+	// opened anew.
+	needless := f.form == formEmpty && f.key != nil && (f.unused || !f.v.shared) && !f.excess
 	if f.gone && hasKey {
 		st, err := f.bf.Stat()
 		needless = err == nil && st.Nlink == 0

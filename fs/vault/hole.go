@@ -52,21 +52,22 @@ func (v *Vault) Allocate(ctx context.Context, n *Node, mode uint32, off, length 
 		return err
 	}
 	defer f.leave(lockWrite)
-	if err := f.dropPrivileges(priv); err != nil {
-		return n.fail("allocate", err)
-	}
-	old := f.size
+	return n.fail("allocate", f.privileged(priv, func() error { return f.allocate(mode, off, length) }))
+}
+
+// allocate is Allocate; f.mu is held for writing, the key is there.
+func (f *file) allocate(mode uint32, off, length int64) error {
+	keep, old := mode&fallocKeepSize != 0, f.size
+	var err error
 	if mode&^fallocKeepSize == 0 {
-		if err := f.reserve(off, length, keep); err != nil {
-			return n.fail("allocate", err)
-		}
-	} else if err := f.zero(off, min(off+length, old)); err != nil {
-		return n.fail("allocate", err)
+		err = f.reserve(off, length, keep)
+	} else {
+		err = f.zero(off, min(off+length, old))
 	}
-	if !keep && off+length > old {
-		return n.fail("allocate", f.truncate(off+length))
+	if err == nil && !keep && off+length > old {
+		err = f.truncate(off + length)
 	}
-	return nil
+	return err
 }
 
 // reserve asks the backing file system for the space that a range will need.

@@ -263,17 +263,35 @@ func (v *Vault) mkdirInside(d *dirState, entry string, perm uint32, who Caller) 
 
 // isEmptyDir says whether the directory entry holds nothing but what is reserved.
 func isEmptyDir(d backing.Dir, entry string) (bool, error) {
-	h, err := d.OpenDir(entry)
+	h, err := openEmpty(d, entry)
+	if errors.Is(err, syscall.ENOTEMPTY) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
-	defer h.Close()
+	return true, h.Close()
+}
+
+// openEmpty opens the directory entry, which holds nothing but what is reserved; else ENOTEMPTY.
+func openEmpty(d backing.Dir, entry string) (backing.Dir, error) {
+	h, err := d.OpenDir(entry)
+	if err != nil {
+		return nil, err
+	}
 	empty := true
 	err = h.ReadDir(func(e backing.Entry) bool {
 		empty = envelope.IsReserved(e.Name)
 		return empty
 	})
-	return empty, err
+	if err == nil && !empty {
+		err = syscall.ENOTEMPTY
+	}
+	if err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
 }
 
 // Rmdir removes an empty directory: it is moved aside in one step and taken apart there.
@@ -312,17 +330,15 @@ func (v *Vault) rmdir(dir *Node, d *dirState, sealed envelope.SealedName, target
 		return nil, "", syscall.ENOTDIR
 	}
 	n := v.nodes.byInode(st.Dev, st.Ino)
-	if t := n.openDir(); t != nil && t != target {
+	if t := v.stateOf(n, d, entry); t != nil && t != target {
 		return t, "", errAgain
 	}
-	aside, err = v.moveAside(d, entry)
+	h, aside, err := v.moveAside(d, entry)
 	if err != nil {
 		return nil, "", err
 	}
+	target.lose(n, h)
 	if n != nil {
-		if t := n.openDir(); t != nil && t == target {
-			t.removed = true
-		}
 		v.nodes.dropPlace(n, place{dir, entry})
 		v.nodes.detach(n)
 	}
@@ -330,26 +346,36 @@ func (v *Vault) rmdir(dir *Node, d *dirState, sealed envelope.SealedName, target
 	return nil, aside, nil
 }
 
-// moveAside moves an empty directory to .kmsfs/tmp.
-func (v *Vault) moveAside(d *dirState, entry string) (aside string, err error) {
-	if empty, err := isEmptyDir(d.h, entry); err != nil {
-		return "", err
-	} else if !empty {
-		return "", syscall.ENOTEMPTY
+// lose notes that the directory of n, of which h is a handle, has lost its name. d is its state, nil where it has none;
+// d.names is held for writing.
+func (d *dirState) lose(n *Node, h backing.Dir) {
+	if d == nil || n.openDir() != d {
+		h.Close()
+		return
+	}
+	d.removed = true
+	d.keep(h)
+}
+
+// moveAside moves an empty directory to .kmsfs/tmp, and returns a handle of it.
+func (v *Vault) moveAside(d *dirState, entry string) (h backing.Dir, aside string, err error) {
+	if h, err = openEmpty(d.h, entry); err != nil {
+		return nil, "", err
 	}
 	aside = randomName()
-	if err := d.h.Rename(entry, v.tmpDir, aside, RenameNoReplace); err != nil {
-		return "", err
-	}
-	if v.shared { // another host may have put something into it in between
-		if empty, err := isEmptyDir(v.tmpDir, aside); err == nil && !empty {
-			if err := v.tmpDir.Rename(aside, d.h, entry, RenameNoReplace); err != nil {
-				return "", err
+	err = d.h.Rename(entry, v.tmpDir, aside, RenameNoReplace)
+	if err == nil && v.shared { // another host may have put something into it in between
+		if empty, e := isEmptyDir(v.tmpDir, aside); e == nil && !empty {
+			if err = v.tmpDir.Rename(aside, d.h, entry, RenameNoReplace); err == nil {
+				err = syscall.ENOTEMPTY
 			}
-			return "", syscall.ENOTEMPTY
 		}
 	}
-	return aside, nil
+	if err != nil {
+		h.Close()
+		return nil, "", err
+	}
+	return h, aside, nil
 }
 
 // takeApart removes a directory in .kmsfs/tmp with the reserved names in it.
@@ -378,23 +404,25 @@ func (v *Vault) takeApart(name string) {
 }
 
 // replaceDir renames a directory over an empty one: they change places, then the empty one is taken apart. A kill between
-// leaves it, empty, under the old name: no single call replaces a directory that has an id in it.
-func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) error {
-	if empty, err := isEmptyDir(d2.h, to); err != nil {
-		return err
-	} else if !empty {
-		return syscall.ENOTEMPTY
+// leaves it, empty, under the old name: no single call replaces a directory that has an id in it. It returns a handle of
+// what was replaced.
+func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) (backing.Dir, error) {
+	h, err := openEmpty(d2.h, to)
+	if err != nil {
+		return nil, err
 	}
 	if err := d1.h.Rename(from, d2.h, to, RenameExchange); err != nil {
-		return err
+		h.Close()
+		return nil, err
 	}
 	aside := randomName()
 	if err := d1.h.Rename(from, v.tmpDir, aside, RenameNoReplace); err != nil {
 		if e := d1.h.Rename(from, d2.h, to, RenameExchange); e != nil {
 			v.log.Error("a directory that was to be replaced stays under the old name", "err", e)
 		}
-		return err
+		h.Close()
+		return nil, err
 	}
 	v.takeApart(aside)
-	return nil
+	return h, nil
 }

@@ -67,23 +67,19 @@ func (v *Vault) make(dir *Node, name string, f func(d *dirState, entry string) e
 		return err
 	}
 	defer d.put()
-	d.names.RLock()
+	d.names.Lock() // nobody finds what is new before f knows it
+	defer d.names.Unlock()
 	if d.removed {
-		err = syscall.ENOENT
+		return syscall.ENOENT
 	}
-	if err == nil {
-		err = addCompanions(d.h, sealed)
+	if err := addCompanions(d.h, sealed); err != nil {
+		return err
 	}
-	if err == nil {
-		err = f(d, sealed.Entry)
-	}
-	d.names.RUnlock()
-	if err != nil && len(sealed.Companions) > 0 {
-		d.names.Lock() // lest they go from under who makes the same name
+	if err := f(d, sealed.Entry); err != nil {
 		v.dropCompanions(d.h, sealed)
-		d.names.Unlock()
+		return err
 	}
-	return err
+	return nil
 }
 
 func addCompanions(d backing.Dir, s envelope.SealedName) error {
@@ -389,7 +385,7 @@ func (v *Vault) link(n *Node, dir *Node, name string) (st Attr, err error) {
 	}
 	err = v.make(dir, name, func(d *dirState, entry string) error {
 		if f != nil {
-			if err := d.h.LinkFile(f.bf, entry); err != nil {
+			if err := d.h.LinkFile(f.handle(), entry); err != nil {
 				return err
 			}
 			n.mu.Lock()
@@ -408,7 +404,7 @@ func (v *Vault) link(n *Node, dir *Node, name string) (st Attr, err error) {
 }
 
 // linkByName makes entry in d another name of n, which was in the directory at, whose state is s. d.names is held for
-// reading, and v.several is held.
+// writing, and v.several is held.
 func (v *Vault) linkByName(n, at *Node, s, d *dirState, entry string) error {
 	if s != d { // names that are held are not locked again
 		s.names.RLock()
@@ -434,6 +430,7 @@ type doomed struct {
 	f    *file        // its open file, held
 	bf   backing.File // opened to give up its key afterwards, where n has no file that does so
 	last bool         // no other name is left
+	st   Attr         // where it is the last one
 }
 
 // doom looks at what entry names before it is unlinked or replaced. d.names is held for writing.
@@ -444,6 +441,7 @@ func (v *Vault) doom(d *dirState, entry string) (doomed, Attr, error) {
 	}
 	x := doomed{n: v.nodes.byInode(st.Dev, st.Ino), last: st.Nlink <= 1}
 	if st.Mode&sIFMT != sIFREG || !x.last {
+		x.st = st
 		return x, st, nil
 	}
 	if n := x.n; n != nil {
@@ -490,7 +488,7 @@ func (v *Vault) holdFile(n *Node, d *dirState, entry string) *file {
 		}
 		f.writable = false
 	}
-	f.stored = st.Size
+	f.stored, f.held = st.Size, true
 	if st.Ino != n.ino || !v.nodes.pin(n) {
 		f.bf.Close()
 		return nil
@@ -522,6 +520,11 @@ func (v *Vault) bury(x doomed, at place) {
 			n.mu.Lock()
 			if x.f != nil {
 				x.f.gone = true
+			} else if n.kind != sIFREG {
+				st := x.st
+				v.plain(&st)
+				st.Nlink = 0
+				n.last = &st
 			}
 			memo, known := n.memo, n.memoKnown && x.f == nil
 			n.memoKnown = false
@@ -699,7 +702,7 @@ func (v *Vault) rename(r *renaming) error {
 			r.links = linksAlone
 			return errAgain
 		}
-		if t := x.n.openDir(); t != nil && t != r.target && t != d1 && t != d2 {
+		if t := v.stateOf(x.n, d2, to.Entry); t != nil && t != r.target && t != d1 && t != d2 {
 			r.target = t
 			x.spare()
 			return errAgain
@@ -726,11 +729,10 @@ func (v *Vault) rename(r *renaming) error {
 			v.nodes.move(x.n, p2, p1)
 		}
 	case exists && flags == 0 && st2.Mode&sIFMT == sIFDIR && st.Mode&sIFMT == sIFDIR:
-		if err = v.replaceDir(d1, from.Entry, d2, to.Entry); err == nil {
+		var h backing.Dir
+		if h, err = v.replaceDir(d1, from.Entry, d2, to.Entry); err == nil {
+			r.target.lose(x.n, h)
 			if x.n != nil {
-				if t := x.n.openDir(); t != nil && t == r.target {
-					t.removed = true
-				}
 				v.nodes.dropPlace(x.n, p2)
 				v.nodes.detach(x.n)
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -189,12 +190,13 @@ func TestConcurrentNames(t *testing.T) {
 		if n := handles.Load(); n != 0 {
 			t.Errorf("%d handles stay open", n)
 		}
-		v = openVault(t, at, ks, vault.Options{})
+		var log bytes.Buffer
+		v = openVault(t, at, ks, vault.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 		files := map[uint64]bool{} // by inode
 		countFiles(t, v, "", files)
 		v.Close()
 		if n, left := records(t, at); n != len(files) || left != 0 {
-			t.Errorf("%d records for %d files, %d names in tmp", n, len(files), left)
+			t.Errorf("%d records for %d files, %d names in tmp; %s", n, len(files), left, &log)
 		}
 	}
 }

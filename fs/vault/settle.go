@@ -48,7 +48,8 @@ func (f *file) settle(mark uint64) error {
 	return err
 }
 
-// keepingTime calls do, which changes what is stored and not the content, and puts the modification time back.
+// keepingTime calls do, which changes what is stored and not the content, and puts the modification time back, and the
+// setuid and setgid bits that an ordinary user's write takes.
 func (f *file) keepingTime(do func() error) error {
 	st, err := f.bf.Stat()
 	if err != nil {
@@ -58,6 +59,9 @@ func (f *file) keepingTime(do func() error) error {
 		return err
 	}
 	now, err := f.bf.Stat()
+	if err == nil && now.Mode != st.Mode {
+		err = f.bf.Chmod(st.Mode & 0o7777)
+	}
 	if err != nil || now.Mtim == st.Mtim {
 		return err
 	}

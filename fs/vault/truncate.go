@@ -28,35 +28,29 @@ func (v *Vault) Truncate(ctx context.Context, n *Node, size int64, priv Privileg
 		return err
 	}
 	defer f.leave(lockWrite)
-	if err := f.dropPrivileges(priv); err != nil {
-		return n.fail("truncate", err)
-	}
-	return n.fail("truncate", f.truncate(size))
+	return n.fail("truncate", f.privileged(priv, func() error { return f.truncate(size) }))
 }
 
 // truncateEmpty empties a file that was never opened with its key, without asking for one; done says that it could.
 func (f *file) truncateEmpty(priv Privileges) (done bool, err error) {
-	if !f.writable || f.v.shared {
+	if f.v.shared {
 		return false, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.writable {
+		return false, nil
+	}
 	if err := f.headLocked(); err != nil {
 		return true, err
 	}
 	if f.form == formEmpty {
-		if err := f.dropPrivileges(priv); err != nil {
-			return true, err
-		}
-		return true, f.bf.Truncate(0) // for the times
+		return true, f.privileged(priv, func() error { return f.bf.Truncate(0) }) // for the times
 	}
 	if f.flags&envelope.FlagXattr != 0 || f.key != nil {
 		return false, nil
 	}
-	if err := f.dropPrivileges(priv); err != nil {
-		return true, err
-	}
-	if err := f.bf.Truncate(0); err != nil {
+	if err := f.privileged(priv, func() error { return f.bf.Truncate(0) }); err != nil {
 		return true, err
 	}
 	f.v.eraseRecord(f.loc, f.id)

@@ -421,7 +421,9 @@ func (v *Vault) Flush() error {
 	if v.readOnly {
 		return nil
 	}
-	return v.keeper.run()
+	err := v.keeper.run()
+	v.reaper.drain() // what was held to be settled only
+	return errors.Join(err, v.keeper.run())
 }
 
 // Close makes everything durable, erases the keys that were never used, and closes the vault. No other call may be
@@ -460,6 +462,11 @@ func (v *Vault) Close() error {
 		f.close()
 	}
 	v.dirs.close()
+	for _, n := range all {
+		if d := n.openDir(); d != nil && n != v.root { // one that has lost its name
+			d.discard()
+		}
+	}
 	v.root.dir.h.Close()
 	v.closeHandles()
 	return errors.Join(errs...)

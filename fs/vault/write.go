@@ -37,10 +37,7 @@ func (v *Vault) Write(ctx context.Context, n *Node, p []byte, off int64, priv Pr
 		return 0, err
 	}
 	defer f.leave(lockWrite)
-	if err := f.dropPrivileges(priv); err != nil {
-		return 0, n.fail("write", err)
-	}
-	if err := f.writeAt(p, off); err != nil {
+	if err := f.privileged(priv, func() error { return f.writeAt(p, off) }); err != nil {
 		return 0, n.fail("write", err)
 	}
 	if err := f.restoreTime(); err != nil {

@@ -36,10 +36,14 @@ func namespaced(name string) bool {
 func (v *Vault) withMeta(n *Node, f func(m backing.Meta) error) error {
 	if file := n.openFile(); file != nil {
 		defer file.release()
-		return f(file.bf)
+		return f(file.handle())
 	}
 	if n == v.root {
 		return f(v.top)
+	}
+	if d := n.orphan(); d != nil {
+		defer d.put()
+		return f(d.h)
 	}
 	return v.at(n, func(d backing.Dir, entry string) error { return f(named{d, entry}) })
 }

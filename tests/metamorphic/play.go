@@ -130,11 +130,16 @@ func pathOps() map[string]func(*player, Op) Result {
 			slices.Sort(names)
 			return done(int64(len(names)), []byte(strings.Join(names, "/")), err)
 		},
-		"stat":     func(p *player, o Op) Result { return statResult(p.fs.Stat(string(o.Path))) },
-		"chmod":    func(p *player, o Op) Result { return failed(p.fs.Chmod(string(o.Path), o.Mode)) },
-		"chown":    func(p *player, o Op) Result { return failed(p.fs.Chown(string(o.Path), o.UID, o.GID)) },
+		"stat":  func(p *player, o Op) Result { return statResult(p.fs.Stat(string(o.Path))) },
+		"chmod": func(p *player, o Op) Result { return failed(p.fs.Chmod(string(o.Path), o.Mode)) },
+		"chown": func(p *player, o Op) Result {
+			if o.UID == -1 && o.GID == -1 {
+				return Result{Text: "of nothing"} // of whether that takes setuid, see SEMANTICS.md
+			}
+			return failed(p.fs.Chown(string(o.Path), o.UID, o.GID))
+		},
 		"utimes":   (*player).utimes,
-		"truncate": func(p *player, o Op) Result { return failed(p.fs.Truncate(string(o.Path), o.Len)) },
+		"truncate": (*player).truncate,
 		"setxattr": (*player).setxattr,
 		"getxattr": func(p *player, o Op) Result {
 			v, err := p.fs.Getxattr(string(o.Path), o.Attr)
@@ -187,6 +192,16 @@ func (p *player) rename(o Op) Result {
 		err = unix.ENOTEMPTY
 	}
 	return failed(err)
+}
+
+// truncate sets the time where the size stays what it was: file systems choose whether it moves then.
+func (p *player) truncate(o Op) Result {
+	f, err := p.fs.Open(string(o.Path), unix.O_PATH, 0)
+	if err != nil {
+		return failed(p.fs.Truncate(string(o.Path), o.Len))
+	}
+	defer f.Close()
+	return truncate(f, o, func() error { return p.fs.Truncate(string(o.Path), o.Len) })
 }
 
 // utimes tells the access time too, which nothing has had time to change.

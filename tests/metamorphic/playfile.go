@@ -30,8 +30,10 @@ func fileOps() map[string]func(*player, posix.File, Op) Result {
 			n, err := f.MapWrite(bytesOf(o.Seed, o.Len), o.Off)
 			return done(int64(n), nil, err)
 		},
-		"ftruncate": func(_ *player, f F, o Op) Result { return failed(f.Truncate(o.Len)) },
-		"fallocate": func(_ *player, f F, o Op) Result { return failed(f.Fallocate(o.Mode, o.Off, o.Len)) },
+		"ftruncate": func(_ *player, f F, o Op) Result {
+			return truncate(f, o, func() error { return f.Truncate(o.Len) })
+		},
+		"fallocate": func(_ *player, f F, o Op) Result { return fallocate(f, o) },
 		"holes":     func(_ *player, f F, _ Op) Result { return holes(f) },
 		"copyrange": func(p *player, f F, o Op) Result {
 			dst := p.files[o.FD2]
@@ -43,7 +45,12 @@ func fileOps() map[string]func(*player, posix.File, Op) Result {
 		},
 		"fstat":  func(_ *player, f F, _ Op) Result { return statResult(f.Stat()) },
 		"fchmod": func(_ *player, f F, o Op) Result { return failed(f.Chmod(o.Mode)) },
-		"fchown": func(_ *player, f F, o Op) Result { return failed(f.Chown(o.UID, o.GID)) },
+		"fchown": func(_ *player, f F, o Op) Result {
+			if o.UID == -1 && o.GID == -1 {
+				return Result{Text: "of nothing"}
+			}
+			return failed(f.Chown(o.UID, o.GID))
+		},
 		"futimes": func(_ *player, f F, o Op) Result {
 			if err := f.Utimes(*o.Atime, *o.Mtime); err != nil {
 				return failed(err)
@@ -69,9 +76,41 @@ func read(call func([]byte, int64) (int, error), o Op) Result {
 	return done(int64(n), buf[:max(n, 0)], err)
 }
 
+// truncate calls do, which truncates f, and sets the time where the size has not changed.
+func truncate(f posix.File, o Op, do func() error) Result {
+	st, err := f.Stat()
+	if err != nil {
+		return failed(err)
+	}
+	err = do()
+	if err == nil && st.Size == o.Len {
+		err = f.Utimes(posix.Time{Nsec: posix.UtimeOmit}, posix.Time{Nsec: posix.UtimeNow})
+	}
+	return failed(err)
+}
+
+// fallocate sets the time after zeros were made: where there were zeros before, file systems choose whether it moves.
+func fallocate(f posix.File, o Op) Result {
+	err := f.Fallocate(o.Mode, o.Off, o.Len)
+	if err == nil && o.Mode&(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) != 0 {
+		err = f.Utimes(posix.Time{Nsec: posix.UtimeOmit}, posix.Time{Nsec: posix.UtimeNow})
+	}
+	return failed(err)
+}
+
 // holes walks the file by SEEK_DATA and SEEK_HOLE. Where holes are is the file system's choice; that a hole reads as
-// zero, that the walk goes forward and ends at the file's end, is not.
-func holes(f posix.File) Result {
+// zero, that the walk goes forward and ends at the file's end, is not. The walk ends where it began: SEEK_DATA that
+// finds nothing leaves the position alone.
+func holes(f posix.File) (r Result) {
+	pos, err := f.Seek(0, unix.SEEK_CUR)
+	if err != nil {
+		return failed(err)
+	}
+	defer func() {
+		if _, err := f.Seek(pos, unix.SEEK_SET); err != nil {
+			r = failed(err)
+		}
+	}()
 	st, err := f.Stat()
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return failed(err)

@@ -58,8 +58,9 @@ func touches() map[string]func(path string) error {
 			}
 			return unix.Munmap(m)
 		}),
-		"chown":        func(path string) error { return os.Chown(path, -1, lab.Nobody) },
-		"chown to own": func(path string) error { return os.Chown(path, lab.Nobody, lab.Nobody) },
+		"chown":            func(path string) error { return os.Chown(path, -1, lab.Nobody) },
+		"chown of nothing": func(path string) error { return os.Chown(path, -1, -1) },
+		"chown to own":     func(path string) error { return os.Chown(path, lab.Nobody, lab.Nobody) },
 		"read": opened(unix.O_RDONLY, func(fd int) error {
 			_, err := unix.Pread(fd, make([]byte, 10), 0)
 			return err
@@ -85,6 +86,9 @@ func TestPrivileges(t *testing.T) {
 			for _, mode := range []uint32{0o4777, 0o2777, 0o6755, 0o2767, 0o777} {
 				for _, caps := range []bool{false, true} {
 					for _, uid := range []int{0, lab.Nobody} {
+						if name == "chown of nothing" && uid == 0 && strings.HasSuffix(t.Name(), "shared") {
+							continue // the kernel does not tell it from root's write; see SEMANTICS.md
+						}
 						what := fmt.Sprintf("%s by %d, mode %o, capability %v", name, uid, mode, caps)
 						want, got := touched(t, plain, what, mode, caps, uid, touch), touched(t, m.Dir, what, mode, caps, uid, touch)
 						if name == "mmap" {

@@ -1,6 +1,7 @@
 package mount_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -122,4 +123,74 @@ func TestACL(t *testing.T) {
 		check(t, m.Remount(), "remount")
 		sameText(t, "ACLs after a remount", lab.Run(t, plain, "bash", "-euc", allACLs), lab.Run(t, m.Dir, "bash", "-euc", allACLs))
 	})
+}
+
+// TestModeAgainstOwner writes to files of an ordinary user whose mode has become one that the user's own daemon could not
+// open them with: whoever has a file open may go on.
+func TestModeAgainstOwner(t *testing.T) {
+	lab.NeedRoot(t)
+	for name, shared := range map[string]bool{"exclusive": false, "shared": true} {
+		t.Run(name, func(t *testing.T) {
+			m := lab.MountNew(t, lab.Options{UID: lab.Nobody, Shared: shared})
+			asOwner := func(what string, f func() error) {
+				t.Helper()
+				var err error
+				lab.As(lab.Nobody, func() { err = f() })
+				check(t, err, what)
+			}
+			var held int
+			asOwner("files made read-only", func() (err error) {
+				if held, err = unix.Open(m.Dir+"/held", unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o444); err != nil {
+					return err
+				}
+				defer unix.Close(held)
+				if _, err := unix.Pwrite(held, bytes.Repeat([]byte("old "), 50_000), 0); err != nil {
+					return err
+				}
+				for i := range 700 { // more than the daemon keeps open
+					if err := os.WriteFile(fmt.Sprintf("%s/other%d", m.Dir, i), []byte("other"), 0o644); err != nil {
+						return err
+					}
+				}
+				if _, err := unix.Pwrite(held, bytes.Repeat([]byte("new "), 3000), 100_000); err != nil {
+					return err
+				}
+				return unix.Fsync(held)
+			})
+			check(t, m.Remount(), "remount")
+			asOwner("a file closed to all", func() error {
+				for i, mode := range []uint32{0o444, 0o200, 0} {
+					fd, err := unix.Open(fmt.Sprintf("%s/other%d", m.Dir, i), unix.O_RDWR|unix.O_CLOEXEC, 0)
+					if err != nil {
+						return err
+					}
+					defer unix.Close(fd)
+					if err := unix.Fchmod(fd, mode); err != nil {
+						return err
+					}
+					if _, err := unix.Pwrite(fd, []byte("more"), 3); err != nil {
+						return err
+					}
+					if err := unix.Fsync(fd); err != nil {
+						return err
+					}
+					got := make([]byte, 8)
+					if n, err := unix.Pread(fd, got, 0); err != nil || string(got[:n]) != "othmore" {
+						return fmt.Errorf("mode %o: %q, %w", mode, got[:n], err)
+					}
+					var st unix.Stat_t
+					if err := unix.Fstat(fd, &st); err != nil || st.Mode&0o7777 != mode {
+						return fmt.Errorf("mode %o is %o, %w", mode, st.Mode, err)
+					}
+				}
+				got, err := os.ReadFile(m.Dir + "/held")
+				want := bytes.Repeat([]byte("old "), 50_000)
+				copy(want[100_000:], bytes.Repeat([]byte("new "), 3000))
+				if err == nil && !bytes.Equal(got, want) {
+					err = errors.New("the file that was made read-only holds something else")
+				}
+				return err
+			})
+		})
+	}
 }

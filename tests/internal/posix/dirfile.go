@@ -135,3 +135,12 @@ func (f dirFile) Sync() error { return unix.Fsync(int(f)) }
 func (f dirFile) DataSync() error { return unix.Fdatasync(int(f)) }
 
 func (f dirFile) Close() error { return unix.Close(int(f)) }
+
+// Flags returns the flags that a file of a Dir was opened with, as fcntl(2) tells them.
+func Flags(f File) (int, error) {
+	d, ok := f.(dirFile)
+	if !ok {
+		return 0, unix.EBADF
+	}
+	return unix.FcntlInt(uintptr(d), unix.F_GETFL, 0)
+}

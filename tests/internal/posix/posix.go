@@ -47,7 +47,7 @@ type File interface {
 	MapWrite(p []byte, off int64) (int, error)
 	Truncate(size int64) error
 	Fallocate(mode uint32, off, n int64) error
-	// Seek is lseek(2), for SEEK_DATA and SEEK_HOLE.
+	// Seek is lseek(2).
 	Seek(off int64, whence int) (int64, error)
 	// CopyRange is copy_file_range(2), called until n bytes, the end or an error. dst is of the same implementation.
 	CopyRange(dst File, off, dstOff, n int64) (int64, error)
