@@ -273,8 +273,14 @@ func (v *Vault) Seek(ctx context.Context, n *Node, off int64, whence int) (int64
 
 // CopyRange copies length bytes within the vault, as copy_file_range(2), and returns how many it copied.
 func (v *Vault) CopyRange(ctx context.Context, src *Node, off int64, dst *Node, dstOff, length int64, priv Privileges) (int64, error) {
-	if src == dst && off < dstOff+length && dstOff < off+length {
-		return 0, syscall.EINVAL
+	if src == dst { // only what is there counts for whether the ranges overlap
+		st, err := v.Attr(src)
+		if err != nil {
+			return 0, err
+		}
+		if length = min(length, max(st.Size-off, 0)); off < dstOff+length && dstOff < off+length {
+			return 0, syscall.EINVAL
+		}
 	}
 	if off < 0 || dstOff < 0 || length < 0 || off > v.maxSize || dstOff > v.maxSize || length > v.maxSize {
 		return 0, syscall.EINVAL

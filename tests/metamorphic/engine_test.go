@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
 	"kmsfs/keysource"
@@ -107,7 +108,7 @@ type follow bool
 func (f *engineFS) split(path string, last follow) (dir *vault.Node, name string, err error) {
 	full := f.Root() + "/" + path
 	parent, name := filepath.Split(strings.TrimRight(full, "/"))
-	if last {
+	if last || follow(strings.HasSuffix(path, "/")) { // a slash behind a link follows it
 		if real, err := filepath.EvalSymlinks(full); err == nil {
 			parent, name = filepath.Split(real)
 		}
@@ -158,6 +159,9 @@ func (f *engineFS) node(path string, last follow, do func(n *vault.Node) error) 
 	}
 	n, _, err := f.e.v.Lookup(dir, name)
 	f.e.v.Forget(dir, 1)
+	if errors.Is(err, envelope.ErrNameTooLong) {
+		return unix.ENAMETOOLONG
+	}
 	if err != nil {
 		return err
 	}
@@ -505,7 +509,15 @@ func (f *engineFile) CopyRange(dst posix.File, off, dstOff, n int64) (int64, err
 	if done, err := f.File.CopyRange(to.File, off, dstOff, n); err != nil || done == 0 {
 		return done, err
 	}
-	return f.e.v.CopyRange(context.Background(), f.n, off, to.n, dstOff, n, vault.KeepPrivileges)
+	var done int64
+	for done < n { // as the plain one does: the source may grow meanwhile
+		m, err := f.e.v.CopyRange(context.Background(), f.n, off+done, to.n, dstOff+done, n-done, vault.KeepPrivileges)
+		if err != nil || m == 0 {
+			return done, err
+		}
+		done += m
+	}
+	return done, nil
 }
 
 func (f *engineFile) Stat() (posix.Stat, error) { return f.e.stat(f.n) }
