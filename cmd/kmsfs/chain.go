@@ -50,7 +50,8 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 		return nil, err
 	}
 	m.keys = keysource.NewCache(keysource.NewRetry(ks, keysource.RetryConfig{}), keysource.CacheConfig{})
-	opts := vault.Options{Log: log, Opens: vault.Untracked} // an exclusive mount lets the kernel open without asking
+	opts := vault.Options{Log: log, Opens: vault.Untracked, // an exclusive mount lets the kernel open without asking
+		OpenFiles: openFiles(), OpenDirs: openFiles()}
 	if p.Shared {
 		opts.Sharing = vault.Shared
 	}

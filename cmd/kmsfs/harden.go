@@ -44,3 +44,13 @@ func harden(env func(string) string) error {
 	}
 	return nil
 }
+
+// openFiles is how many files the vault may keep open: of what this process may have, a part that leaves room for those
+// being written.
+func openFiles() int {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return 0 // the vault's default
+	}
+	return int(max(8, min(files.Cur/40, 512)))
+}

@@ -18,26 +18,48 @@ type fileCache struct {
 	max int
 }
 
+// opened notes that f is open. Where too many are, because they wait to be settled, the caller does the settling; it
+// holds no lock but those of names.
 func (c *fileCache) opened(f *file) {
 	c.mu.Lock()
 	c.at[f] = c.lru.PushFront(f)
-	var drop []*Node
-	if over := c.lru.Len() - c.max; over > 0 {
-		e := c.lru.Back()
-		for tries := 0; e != nil && tries < over+16 && len(drop) < over+8; tries++ {
-			prev := e.Prev()
-			o := e.Value.(*file)
-			if o.idle() {
-				drop = append(drop, o.n)
-			} else {
-				c.lru.MoveToFront(e)
-			}
-			e = prev
+	open := c.lru.Len()
+	c.mu.Unlock()
+	const look = 16 // most of those at the back are idle, or come to the front now
+	c.trim(f.v, look)
+	if open > crowdedFactor*c.max && !f.v.readOnly {
+		if err := f.v.keeper.run(); err != nil {
+			f.v.log.Error("deferred work failed; it will be tried again", "err", err)
 		}
+	}
+}
+
+// Files wait to be settled, and are open while they do: of so many times the number that may be open otherwise, the
+// keeper is woken, or waited for.
+const (
+	wakeFactor    = 8
+	crowdedFactor = 32
+)
+
+// trim closes files that are idle where too many are open. It looks at no more than the given number.
+func (c *fileCache) trim(v *Vault, look int) {
+	var drop []*Node
+	c.mu.Lock()
+	over := c.lru.Len() - c.max
+	look = min(look, c.lru.Len()) // what has come to the front is not looked at again
+	for e := c.lru.Back(); e != nil && look > 0 && len(drop) < over; look-- {
+		prev := e.Prev()
+		o := e.Value.(*file)
+		if o.idle() {
+			drop = append(drop, o.n)
+		} else {
+			c.lru.MoveToFront(e)
+		}
+		e = prev
 	}
 	c.mu.Unlock()
 	for _, n := range drop {
-		f.v.retireFile(n, keepNamed)
+		v.retireFile(n, keepNamed)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/backing"
 )
 
 // Modes of fallocate(2).
@@ -66,6 +67,10 @@ func (f *file) allocate(mode uint32, off, length int64) error {
 	}
 	if err == nil && !keep && off+length > old {
 		err = f.truncate(off + length)
+	}
+	if err == nil && f.v.tracked { // also where there was nothing to do; else the caller keeps the time
+		now := backing.Timespec{Nsec: backing.UtimeNow}
+		err = f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, now)
 	}
 	return err
 }

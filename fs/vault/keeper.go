@@ -2,6 +2,7 @@ package vault
 
 import (
 	"errors"
+	"math"
 	"sort"
 	"sync"
 	"syscall"
@@ -59,8 +60,20 @@ func (k *keeper) settleLater(f *file) {
 	f.dirtyNoted = true
 	k.mu.Lock()
 	k.dirty[f] = struct{}{}
+	full := len(k.dirty) == wakeFactor*k.v.files.max
 	k.mu.Unlock()
 	f.hold()
+	if full {
+		k.hurry()
+	}
+}
+
+// hurry makes the keeper run now.
+func (k *keeper) hurry() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
 }
 
 // drop lets go of f, which has no name any more: there is nothing to settle for.
@@ -81,10 +94,7 @@ func (k *keeper) erase(loc envelope.Locator) {
 	full := len(k.erased) == eraseMost
 	k.mu.Unlock()
 	if full {
-		select {
-		case k.wake <- struct{}{}:
-		default:
-		}
+		k.hurry()
 	}
 }
 
@@ -120,6 +130,7 @@ func (k *keeper) run() error {
 			errs = append(errs, f.n.fail("settle", e))
 		}
 	}
+	k.v.files.trim(k.v, math.MaxInt)
 	if left, e := k.v.tables.zero(erased); e != nil {
 		errs = append(errs, e)
 		k.mu.Lock()

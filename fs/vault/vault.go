@@ -80,7 +80,8 @@ type Options struct {
 	KeepEvery time.Duration
 	// Opens says whether the caller tells who has which file open.
 	Opens Opens
-	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each.
+	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each. While many files are being written there
+	// may be 32 times as many.
 	OpenFiles, OpenDirs int
 }
 

@@ -325,8 +325,8 @@ func (f *engineFS) Chown(path string, uid, gid int) error {
 }
 
 func (f *engineFS) Utimes(path string, atime, mtime posix.Time) error {
-	if err := f.Dir.Utimes(path, atime, mtime); err != nil {
-		return err
+	if err := f.Dir.Utimes(path, atime, mtime); err != nil || atime.Nsec == posix.UtimeOmit && mtime.Nsec == posix.UtimeOmit {
+		return err // of nothing the kernel does not even look for the file
 	}
 	return f.set(path, false, times(atime, mtime))
 }

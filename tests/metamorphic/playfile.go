@@ -89,10 +89,10 @@ func truncate(f posix.File, o Op, do func() error) Result {
 	return failed(err)
 }
 
-// fallocate sets the time after zeros were made: where there were zeros before, file systems choose whether it moves.
+// fallocate sets the time: where the content stays what it was, file systems choose whether it moves.
 func fallocate(f posix.File, o Op) Result {
 	err := f.Fallocate(o.Mode, o.Off, o.Len)
-	if err == nil && o.Mode&(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) != 0 {
+	if err == nil {
 		err = f.Utimes(posix.Time{Nsec: posix.UtimeOmit}, posix.Time{Nsec: posix.UtimeNow})
 	}
 	return failed(err)
