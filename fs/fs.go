@@ -36,6 +36,8 @@ type Options struct {
 	ReadAhead int
 	// Deadline bounds how long an operation waits for the keysource; 0: 30 s.
 	Deadline time.Duration
+	// Idle, if not nil, is called when no request has come for some seconds after some had.
+	Idle func()
 	// Log gets what an operator should know, and every operation at debug level; nil: nothing is logged.
 	Log *slog.Logger
 }

@@ -28,6 +28,8 @@ const (
 	patience   = time.Millisecond      // how long the leader may be away before another one reads
 	maxWorkers = 64
 
+	idleAfter = 5 * time.Second // without a request: time to tidy up
+
 	interruptPause = 10 * time.Millisecond // before the kernel is told to repeat an interrupt
 	devClone       = 0x8004e500            // FUSE_DEV_IOC_CLONE
 )
@@ -53,6 +55,7 @@ type Server struct {
 	lease   atomic.Int64 // see hold; 0: nobody handles a request with the right in hand
 	reads   atomic.Uint64
 	watched atomic.Bool
+	rest    *time.Timer // runs Options.Idle; nil where there is none
 }
 
 // serveOn mounts raw on dir and answers the INIT request. The mount works only once run is called.
@@ -64,6 +67,9 @@ func serveOn(dir string, raw *filesystem, fo *fuse.MountOptions, o Options) (*Se
 	s := &Server{opts: o, log: o.Log, dir: dir, raw: raw, fd: fd, quick: -1, ps: fuse.NewProtocolServer(raw, fo),
 		begun: time.Now(), turn: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{})}
 	raw.server = s
+	if o.Idle != nil {
+		s.rest = time.AfterFunc(idleAfter, o.Idle)
+	}
 	w, err := s.newWorker()
 	if err != nil {
 		return nil, s.abandon(err)
@@ -115,6 +121,9 @@ func (s *Server) run() {
 	s.spawn()
 	s.spawn()
 	s.workers.Wait()
+	if s.rest != nil {
+		s.rest.Stop()
+	}
 	unix.Close(s.fd)
 	if s.quick >= 0 {
 		unix.Close(s.quick)
@@ -352,6 +361,10 @@ func (s *Server) watch() {
 	go func() {
 		defer s.workers.Done()
 		defer s.watched.Store(false)
+		if s.rest != nil {
+			s.rest.Stop()
+			defer s.rest.Reset(idleAfter)
+		}
 		for seen, still := int64(0), 0; still < 20; {
 			time.Sleep(patience)
 			id := s.lease.Load()

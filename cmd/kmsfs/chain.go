@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime/debug"
 
 	"kmsfs/envelope"
 	kfs "kmsfs/fs"
@@ -66,6 +67,7 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 	}
 	m.server, err = kfs.Mount(m.vault, p.Mountpoint, kfs.Options{
 		Source: p.Vault, AllowOther: p.AllowOther, ReadOnly: p.ReadOnly, Suid: p.Suid, Dev: p.Dev, NoExec: p.NoExec, Log: log,
+		Idle: debug.FreeOSMemory, // else what a burst has used stays for minutes
 	})
 	if err != nil {
 		return nil, err

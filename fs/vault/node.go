@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -70,6 +71,19 @@ type nodes struct {
 	byIno map[inoKey]*Node
 	byID  map[uint64]*Node
 	next  atomic.Uint64
+	most  int // of the nodes since the maps were made: they do not shrink by themselves
+}
+
+// shrink makes the maps anew when most of what they held has gone. t.mu is held.
+func (t *nodes) shrink() {
+	const few = 8192
+	if t.most < few || len(t.byID) > t.most/8 {
+		return
+	}
+	byIno, byID := make(map[inoKey]*Node, len(t.byIno)), make(map[uint64]*Node, len(t.byID))
+	maps.Copy(byIno, t.byIno)
+	maps.Copy(byID, t.byID)
+	t.byIno, t.byID, t.most = byIno, byID, len(byID)
 }
 
 func (t *nodes) init(root *Node) {
@@ -95,6 +109,7 @@ func (t *nodes) intern(st *backing.Stat, at place) *Node {
 		n = &Node{id: t.next.Add(1), dev: st.Dev, ino: st.Ino, kind: st.Mode & sIFMT}
 		t.byIno[key] = n
 		t.byID[n.id] = n
+		t.most = max(t.most, len(t.byID))
 	}
 	if n.refs++; n.refs == 1 {
 		n.mu.Lock()
@@ -225,6 +240,7 @@ func (t *nodes) collect(n *Node) (gone bool) {
 		delete(t.byIno, key)
 	}
 	delete(t.byID, n.id)
+	t.shrink()
 	n.mu.Lock()
 	up, more := n.place.dir, n.more
 	n.place, n.more = place{}, nil

@@ -24,6 +24,9 @@ func TestMemory(t *testing.T) {
 		rest   = 60 << 20 // above the start, when idle
 	)
 	lab.NeedRoot(t)
+	if lab.Race {
+		t.Skip("the race detector's memory would be measured: run it without -race")
+	}
 	count := 3000
 	if s := os.Getenv("KMSFS_TEST_FILES"); s != "" {
 		n, err := strconv.Atoi(s)

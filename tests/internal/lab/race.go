@@ -2,5 +2,8 @@
 
 package lab
 
+// Race says whether this test is built with the race detector; the programs it builds are too.
+const Race = true
+
 // raceSuffix marks the programs that are built with the race detector, as this test is.
 const raceSuffix = "-race"
