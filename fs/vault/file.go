@@ -418,10 +418,24 @@ func (f *file) unlock(ctx context.Context) error {
 		f.keyWait = nil
 		f.keyMu.Unlock()
 		close(wait)
-		if err != nil {
+		if err != nil && !f.overtaken(id, loc) {
 			return f.n.fail("open", err)
 		}
 	}
+}
+
+// overtaken says whether the header that named the key of id is no longer the file's: it was emptied meanwhile, here or
+// by another host, and its key erased.
+func (f *file) overtaken(id envelope.FileID, loc envelope.Locator) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.v.shared && f.headed && !f.opened {
+		st, err := f.bf.Stat()
+		if err != nil || f.readHeader(st.Size) != nil {
+			return false
+		}
+	}
+	return f.opened || !f.headed || f.id != id || f.loc != loc
 }
 
 // authenticate checks block 0 under key, and notes what a crash left to be mended. f.mu is held.
