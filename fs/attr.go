@@ -5,6 +5,7 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
@@ -27,15 +28,13 @@ func fillAttr(a *fuse.Attr, st *vault.Attr) {
 
 // rdev packs a device number as the FUSE protocol does (new_encode_dev of the kernel).
 func rdev(dev uint64) uint32 {
-	major := uint32(dev>>8&0xfff | dev>>32&^uint64(0xfff))
-	minor := uint32(dev&0xff | dev>>12&^uint64(0xff))
+	major, minor := unix.Major(dev), unix.Minor(dev)
 	return minor&0xff | major<<8 | minor&^0xff<<12
 }
 
 // unrdev is the other way round.
 func unrdev(v uint32) uint64 {
-	major, minor := uint64(v&0xfff00>>8), uint64(v&0xff|v>>12&0xfff00)
-	return minor&0xff | major&0xfff<<8 | minor&^0xff<<12 | major&^0xfff<<32
+	return unix.Mkdev(v&0xfff00>>8, v&0xff|v>>12&0xfff00)
 }
 
 // fillEntry fills in the answer of whatever looks up or makes a node.
@@ -179,8 +178,7 @@ func fillStatx(out *fuse.StatxOut, st *vault.Attr, birth backing.Timespec) {
 	out.Mode = uint16(st.Mode)
 	out.Ino, out.Size, out.Blocks = st.Ino, uint64(st.Size), uint64(st.Blocks)
 	out.Atime, out.Mtime, out.Ctime = moment(st.Atim), moment(st.Mtim), moment(st.Ctim)
-	out.RdevMajor = uint32(st.Rdev>>8&0xfff | st.Rdev>>32&^uint64(0xfff))
-	out.RdevMinor = uint32(st.Rdev&0xff | st.Rdev>>12&^uint64(0xff))
+	out.RdevMajor, out.RdevMinor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
 	if birth != (backing.Timespec{}) {
 		out.Mask |= btime
 		out.Btime = moment(birth)

@@ -2,7 +2,6 @@ package fs
 
 import (
 	"encoding/binary"
-	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -10,8 +9,6 @@ import (
 
 	"kmsfs/fs/vault"
 )
-
-func errorsIsExist(err error) bool { return errors.Is(err, syscall.EEXIST) }
 
 func (fs *filesystem) fillOpen(out *fuse.OpenOut) {
 	if fs.cached {

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -124,7 +125,7 @@ func (fs *filesystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 		return st
 	}
 	n, attr, err := fs.v.Create(dir, name, in.Mode, caller(&in.InHeader, in.Umask))
-	if errorsIsExist(err) && in.Flags&syscall.O_EXCL == 0 { // another host was faster
+	if errors.Is(err, syscall.EEXIST) && in.Flags&syscall.O_EXCL == 0 { // another host was faster
 		if n, attr, err = fs.v.Lookup(dir, name); err == nil {
 			if err = fs.v.Open(n); err == nil && in.Flags&syscall.O_TRUNC != 0 {
 				ctx := fs.begin(cancel)

@@ -36,7 +36,6 @@ const (
 
 // Server is one mount. Its methods are safe for concurrent use.
 type Server struct {
-	opts  Options
 	log   *slog.Logger
 	dir   string
 	raw   *filesystem
@@ -52,7 +51,7 @@ type Server struct {
 	workers sync.WaitGroup
 	count   atomic.Int32 // workers
 	idle    atomic.Int32 // workers that wait for their turn
-	lease   atomic.Int64 // see hold; 0: nobody handles a request with the right in hand
+	lease   atomic.Int64 // number of the request that the leader handles with the right in hand; 0: none
 	reads   atomic.Uint64
 	watched atomic.Bool
 	rest    *time.Timer // runs Options.Idle; nil where there is none
@@ -64,7 +63,7 @@ func serveOn(dir string, raw *filesystem, fo *fuse.MountOptions, o Options) (*Se
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: o, log: o.Log, dir: dir, raw: raw, fd: fd, quick: -1, ps: fuse.NewProtocolServer(raw, fo),
+	s := &Server{log: o.Log, dir: dir, raw: raw, fd: fd, quick: -1, ps: fuse.NewProtocolServer(raw, fo),
 		begun: time.Now(), turn: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{})}
 	raw.server = s
 	if o.Idle != nil {

@@ -272,19 +272,23 @@ func (v *Vault) weaken(n *Node, f *file, m backing.Meta) error {
 	if n.kind != sIFREG {
 		return nil
 	}
+	if err := clearSetID(m); err != nil || f == nil {
+		return err
+	}
+	return f.dropCapability()
+}
+
+// clearSetID takes setuid and setgid from a regular file, as far as clearPrivileges says.
+func clearSetID(m backing.Meta) error {
 	st, err := m.Stat()
 	if err != nil {
 		return err
 	}
-	if mode := clearPrivileges(st.Mode); mode != st.Mode {
-		if err := m.Chmod(mode & 0o7777); err != nil {
-			return err
-		}
-	}
-	if f == nil {
+	mode := clearPrivileges(st.Mode)
+	if mode == st.Mode {
 		return nil
 	}
-	return f.dropCapability()
+	return m.Chmod(mode & 0o7777)
 }
 
 // clearPrivileges returns mode without setuid, and without setgid where the group may execute.
@@ -319,14 +323,8 @@ func (f *file) privileged(priv Privileges, do func() error) error {
 // dropPrivileges does what a write does to the power of a file. f.mu is held for writing.
 func (f *file) dropPrivileges(priv Privileges) error {
 	if priv == DropPrivileges {
-		st, err := f.bf.Stat()
-		if err != nil {
+		if err := clearSetID(f.bf); err != nil {
 			return err
-		}
-		if mode := clearPrivileges(st.Mode); mode != st.Mode {
-			if err := f.bf.Chmod(mode & 0o7777); err != nil {
-				return err
-			}
 		}
 	}
 	return f.dropCapabilityLocked()
