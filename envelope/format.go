@@ -67,6 +67,7 @@ const (
 	ctxXattrName        = "kmsfs 2026 v1 xattr name"
 	ctxXattrTag         = "kmsfs 2026 v1 xattr tag"
 	ctxXattrStream      = "kmsfs 2026 v1 xattr stream"
+	ctxJournalMAC       = "kmsfs 2026 v1 journal mac"
 	ctxRootDirectory    = "kmsfs 2026 v1 root directory"
 	ctxVolumeCommitment = "kmsfs 2026 v1 volume commitment"
 	ctxGroupKey         = "kmsfs 2026 v1 group key"

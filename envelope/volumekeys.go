@@ -14,6 +14,7 @@ type VolumeKeys struct {
 	linkTag, linkStream   *prf
 	xattrName             *prf
 	xattrTag, xattrStream *prf
+	journal               *prf
 	root                  DirID
 	commitment            [32]byte
 	b64                   *base64.Encoding
@@ -36,6 +37,7 @@ func NewVolumeKeys(volumeKey []byte) (*VolumeKeys, error) {
 		xattrName:   newPRF(derive(ctxXattrName, volumeKey)),
 		xattrTag:    newPRF(derive(ctxXattrTag, volumeKey)),
 		xattrStream: newPRF(derive(ctxXattrStream, volumeKey)),
+		journal:     newPRF(derive(ctxJournalMAC, volumeKey)),
 		root:        DirID(root[:16]),
 		commitment:  derive(ctxVolumeCommitment, volumeKey),
 		b64:         newBase64(),
@@ -51,7 +53,7 @@ func (k *VolumeKeys) Commitment() [32]byte { return k.commitment }
 // Wipe clears the keys, as [FileKey.Wipe] does; what is called after it panics.
 func (k *VolumeKeys) Wipe() {
 	for _, p := range []*prf{k.config, k.directory, k.nameTag, k.nameStream, k.linkTag,
-		k.linkStream, k.xattrName, k.xattrTag, k.xattrStream} {
+		k.linkStream, k.xattrName, k.xattrTag, k.xattrStream, k.journal} {
 		p.wipe()
 	}
 }

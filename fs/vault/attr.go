@@ -374,10 +374,16 @@ func (v *Vault) Fsync(n *Node, scope SyncScope) error {
 		return err
 	}
 	defer f.release()
-	if scope == SyncData {
-		return n.fail("fsync", f.handle().DataSync())
+	f.mu.RLock()
+	l, bf := f.logged, f.handle()
+	f.mu.RUnlock()
+	err = v.journal.sync(l)
+	if scope == SyncAll {
+		err = errors.Join(err, bf.Sync())
+	} else if !clean(bf) {
+		err = errors.Join(err, bf.DataSync())
 	}
-	return n.fail("fsync", f.handle().Sync())
+	return n.fail("fsync", err)
 }
 
 // SyncScope says what Fsync makes durable.

@@ -291,6 +291,40 @@ func (f *file) leave(m lockMode) {
 	}
 }
 
+// enterWrite is enter for writing about n bytes, with room in the journal for what they replace.
+func (f *file) enterWrite(ctx context.Context, n int) error {
+	need := f.v.journal.roomFor(n)
+	for {
+		if err := f.enter(ctx, lockWrite); err != nil {
+			return err
+		}
+		var ok bool
+		if f.room, ok = f.v.journal.reserve(need); ok {
+			break
+		}
+		f.leave(lockWrite) // the files in the journal must be free while it is put in place
+		if err := f.v.journal.wait(need); err != nil {
+			return f.n.fail("write", err)
+		}
+	}
+	if f.logs() {
+		return nil
+	}
+	if err := f.flush(); err != nil { // what follows is written in place
+		f.leaveWrite()
+		return f.n.fail("write", err)
+	}
+	return nil
+}
+
+// leaveWrite ends what enterWrite began.
+func (f *file) leaveWrite() {
+	r := f.room
+	f.room = room{}
+	f.leave(lockWrite)
+	r.giveBack()
+}
+
 // refresh reads anew what another host may have changed; false where the key has to be got first.
 func (f *file) refresh(m lockMode) (bool, error) {
 	st, err := f.bf.Stat()

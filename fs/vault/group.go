@@ -46,7 +46,7 @@ func (f *file) parseGroup(n uint64, raw []byte, got int) (*group, error) {
 		if got < envelope.BlockSize {
 			return nil, fmt.Errorf("%w: index block %d is cut short", ErrCorrupt, n)
 		}
-		if err := g.blk.Verify(f.key, n); err != nil {
+		if err := f.verify(g); err != nil {
 			return nil, fmt.Errorf("%w: index block %d: %w", ErrCorrupt, n, err)
 		}
 		f.dropLeftovers(g)
@@ -83,6 +83,33 @@ func (f *file) parseGroup(n uint64, raw []byte, got int) (*group, error) {
 	f.groups[n] = g
 	f.v.groupCount.Add(1)
 	return g, nil
+}
+
+// verify checks the index block of g. Of a group that was never known to be durable some sectors may have been lost.
+func (f *file) verify(g *group) error {
+	for sector := range envelope.SectorsPerBlock {
+		err := g.blk.VerifySector(f.key, g.n, sector)
+		if err == nil {
+			continue
+		}
+		if !allZero(g.blk[sector*envelope.SectorSize:][:envelope.SectorSize]) || !f.mayLack(g.n) {
+			return err
+		}
+		g.stale = true
+	}
+	if g.stale && g.n != 0 {
+		h := envelope.Header{Log2: f.v.geo.Log2(), ID: f.id, Group: g.n, Loc: f.loc}
+		g.blk.SetHeader(&h)
+	}
+	return nil
+}
+
+// mayLack says whether sectors of index block n may never have reached the disk.
+func (f *file) mayLack(n uint64) bool {
+	if n == 0 {
+		return f.floor == 0 && f.flags&(envelope.FlagExact|envelope.FlagCut) == 0
+	}
+	return f.checkAbsent(n) == nil
 }
 
 // inside says whether group n begins before the end of file.
@@ -184,11 +211,16 @@ func (f *file) writeHeader(flags envelope.Flags, floor int64) error {
 // openSlot opens the chunk in slot i of g: raw is what is stored of it (its buffer has room for a tag behind), dst
 // takes the plaintext. n is its length, 0 for a hole; which tells what opened.
 func (f *file) openSlot(g *group, i int, raw, dst []byte, s *envelope.Scratch) (n int, which opened, err error) {
+	chunk := g.n*envelope.ChunksPerGroup + uint64(i)
+	if p := f.pending[chunk]; p != nil { // raw is what it was; others may be reading p
+		raw = raw[:len(p.data)]
+		copy(raw, p.data)
+		return len(p.data), openedPending, g.key.OpenChunk(dst, raw, p.entry, chunk, s)
+	}
 	cur, prev := g.blk.Slot(i)
 	if cur.IsZero() {
 		return 0, openedHole, nil
 	}
-	chunk := g.n*envelope.ChunksPerGroup + uint64(i)
 	if int(cur.Length) <= len(raw) {
 		if err = g.key.OpenChunk(dst, raw[:cur.Length], cur, chunk, s); err == nil {
 			return int(cur.Length), openedCurrent, nil
@@ -213,4 +245,5 @@ const (
 	openedCurrent
 	openedPrevious
 	openedHole
+	openedPending // not in place yet
 )

@@ -49,10 +49,10 @@ func (v *Vault) Allocate(ctx context.Context, n *Node, mode uint32, off, length 
 		return err
 	}
 	defer f.release()
-	if err := f.enter(ctx, lockWrite); err != nil {
+	if err := f.enterWrite(ctx, 0); err != nil {
 		return err
 	}
-	defer f.leave(lockWrite)
+	defer f.leaveWrite()
 	return n.fail("allocate", f.privileged(priv, func() error { return f.allocate(mode, off, length) }))
 }
 
@@ -149,6 +149,9 @@ func (f *file) zeroPart(from, to int64) error {
 
 // punch makes holes of the chunks [from, to): first no slot knows them any more, durably, then their space goes.
 func (f *file) punch(from, to uint64) error {
+	if err := f.flush(); err != nil {
+		return err
+	}
 	geo := &f.v.geo
 	changed := false
 	for n := from / envelope.ChunksPerGroup; n <= (to-1)/envelope.ChunksPerGroup; n++ {

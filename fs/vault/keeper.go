@@ -110,6 +110,9 @@ func (k *keeper) run() error {
 	}
 	k.dirty, k.erased = map[*file]struct{}{}, nil
 	k.mu.Unlock()
+	if err := k.v.journal.checkpoint(evenActive); err != nil {
+		k.v.journal.logFailure(err) // what it is about is put off
+	}
 	marks := make(map[*file]uint64, len(dirty))
 	for f := range dirty {
 		marks[f] = f.mark()

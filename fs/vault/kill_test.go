@@ -168,7 +168,7 @@ func readAll(v *vault.Vault, name string) (*modelFile, error) {
 		return nil, err
 	}
 	defer v.Forget(n, 1)
-	m := &modelFile{exists: true, data: make([]byte, 8<<20)}
+	m := &modelFile{exists: true, data: make([]byte, 9<<20)}
 	k, err := v.Read(ctx, n, m.data, 0)
 	if err != nil {
 		return nil, err

@@ -193,7 +193,7 @@ func (v *Vault) Create(dir *Node, name string, mode uint32, who Caller) (n *Node
 // adopt makes the node of a file that has just been made.
 func (v *Vault) adopt(bf backing.File, st *Attr, at place) *Node {
 	n := v.nodes.intern(st, at)
-	f := &file{v: v, n: n, bf: bf, writable: true, headed: true, opened: true, caps: capsNone}
+	f := &file{v: v, n: n, bf: note(bf), writable: true, headed: true, opened: true, caps: capsNone}
 	n.mu.Lock()
 	n.opened(v)
 	n.memoKnown = false
@@ -385,7 +385,7 @@ func (v *Vault) link(n *Node, dir *Node, name string) (st Attr, err error) {
 	}
 	err = v.make(dir, name, func(d *dirState, entry string) error {
 		if f != nil {
-			if err := d.h.LinkFile(f.handle(), entry); err != nil {
+			if err := d.h.LinkFile(plainFile(f.handle()), entry); err != nil {
 				return err
 			}
 			n.mu.Lock()
@@ -488,7 +488,7 @@ func (v *Vault) holdFile(n *Node, d *dirState, entry string) *file {
 		}
 		f.writable = false
 	}
-	f.stored, f.held = st.Size, true
+	f.bf, f.stored, f.held = note(f.bf), st.Size, true
 	if st.Ino != n.ino || !v.nodes.pin(n) {
 		f.bf.Close()
 		return nil
@@ -535,6 +535,7 @@ func (v *Vault) bury(x doomed, at place) {
 		}
 		v.nodes.dropPlace(n, at)
 		if x.f != nil {
+			v.journal.forget(x.f)
 			v.keeper.drop(x.f)
 			x.f.release()
 		}

@@ -81,17 +81,27 @@ func (f *file) settleLocked(mark uint64) error {
 	if f.v.shared {
 		return nil // another host may be writing the same groups: they stay unsettled
 	}
-	if f.excess || f.flags&envelope.FlagCut != 0 {
+	if f.pends() { // written since: it will be put in place first
+		f.putOff()
+		return nil
+	}
+	if f.excess || f.flags&envelope.FlagCut != 0 && !f.cutDone {
 		err := f.mend() // what it changes is not durable yet
 		f.putOff()
 		return err
 	}
 	sort.Slice(groups, func(i, j int) bool { return groups[i] < groups[j] })
+	kept := groups[:0]
 	for _, n := range groups {
-		if err := f.settleGroup(n); err != nil {
+		ok, err := f.settleGroup(n)
+		if err != nil {
 			return err
 		}
+		if ok {
+			kept = append(kept, n)
+		}
 	}
+	groups = kept
 	// Presence after the groups themselves, parents at once for all their children.
 	for i := 0; i < len(groups); {
 		if groups[i] == 0 {
@@ -117,14 +127,18 @@ func (f *file) settleLocked(mark uint64) error {
 	return nil
 }
 
-// settleGroup drops the previous entries of group n.
-func (f *file) settleGroup(n uint64) error {
+// settleGroup drops the previous entries of group n; ok says that all of it is known durable.
+func (f *file) settleGroup(n uint64) (ok bool, err error) {
 	g, err := f.group(n)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if g.fresh {
-		return nil // a hole was extended over it
+		return false, nil // a hole was extended over it
+	}
+	if g.stale { // what a crash left of it is made whole first
+		f.touch(n)
+		return false, f.writeGroup(g)
 	}
 	from, to := envelope.SectorsPerBlock, -1
 	for i := range f.v.chunksIn(n, f.size) {
@@ -134,7 +148,7 @@ func (f *file) settleGroup(n uint64) error {
 		cur, _ := g.blk.Slot(i)
 		if g.known&(1<<i) == 0 {
 			if cur, err = f.decide(g, i); err != nil {
-				return err
+				return false, err
 			}
 		}
 		g.blk.SetSlot(i, cur, envelope.Entry{})
@@ -142,9 +156,9 @@ func (f *file) settleGroup(n uint64) error {
 		from, to = min(from, envelope.SectorOf(i)), max(to, envelope.SectorOf(i))
 	}
 	if to < 0 {
-		return nil
+		return true, nil
 	}
-	return f.writeSectors(g, from, to)
+	return true, f.writeSectors(g, from, to)
 }
 
 // decide returns the entry that fits the data of slot i, where a crash of an earlier mount left two.

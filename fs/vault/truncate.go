@@ -2,8 +2,10 @@ package vault
 
 import (
 	"context"
+	"errors"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/backing"
 )
 
 // Truncate makes n size bytes long, cutting off or adding zeros (as a hole). security.capability is dropped in any case.
@@ -24,10 +26,10 @@ func (v *Vault) Truncate(ctx context.Context, n *Node, size int64, priv Privileg
 			return n.fail("truncate", err)
 		}
 	}
-	if err := f.enter(ctx, lockWrite); err != nil {
+	if err := f.enterWrite(ctx, 0); err != nil {
 		return err
 	}
-	defer f.leave(lockWrite)
+	defer f.leaveWrite()
 	return n.fail("truncate", f.privileged(priv, func() error { return f.truncate(size) }))
 }
 
@@ -41,7 +43,11 @@ func (f *file) truncateEmpty(priv Privileges) (done bool, err error) {
 	if !f.writable {
 		return false, nil
 	}
-	if err := f.headLocked(); err != nil {
+	if err := f.headLocked(); errors.Is(err, ErrCorrupt) { // what a power cut left of a file that was never synced, perhaps
+		f.headed = true
+		f.form, f.loc = formEmpty, envelope.Locator{}
+		f.flags, f.floor, f.size, f.block0, f.opened = 0, 0, 0, nil, true
+	} else if err != nil {
 		return true, err
 	}
 	if f.form == formEmpty {
@@ -62,6 +68,8 @@ func (f *file) truncateEmpty(priv Privileges) (done bool, err error) {
 // truncate changes the size; f.mu is held for writing, the key is there.
 func (f *file) truncate(size int64) error {
 	switch {
+	case size == f.size && f.pends(): // in place it has another size
+		return f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, backing.Timespec{Nsec: backing.UtimeNow})
 	case size == f.size:
 		return f.bf.Truncate(f.storedSize()) // for the times
 	case size > f.size:
@@ -70,11 +78,15 @@ func (f *file) truncate(size int64) error {
 		err := f.writeInline(nil)
 		if f.form == formInline {
 			f.dropGroups()
+			clear(f.pending)
 			f.changed++
 		}
 		return err
 	case size == 0:
 		if err := f.bf.Truncate(0); err != nil {
+			return err
+		}
+		if err := f.dropPending(); err != nil {
 			return err
 		}
 		f.dropGroups()
@@ -124,19 +136,26 @@ func (f *file) extend(size int64) error {
 	return nil
 }
 
-// cut shortens a file in groups. The header says the new size first (CUT); from then on the rest can be done again.
+// cut shortens a file in groups. The header says the new size first (CUT), durably; from then on the rest can be done
+// again. CUT goes when the rest is durable: see settleLocked and beforeExtending.
 func (f *file) cut(size int64) error {
+	if err := f.flush(); err != nil {
+		return err
+	}
 	if err := f.writeHeader(f.flags&^envelope.FlagExact|envelope.FlagCut, size); err != nil {
 		return err
 	}
 	old := f.size
-	f.size = size
+	f.size, f.cutDone = size, false
 	f.changed++
-	if err := f.cutTail(old); err != nil {
-		f.dropGroups() // the flag stands: the next write finishes the cut
-		return err
+	err := f.cutTail(old)
+	if err == nil && f.v.shared {
+		err = f.endCut()
 	}
-	return nil
+	if err != nil {
+		f.dropGroups() // the flag stands: the next write finishes the cut
+	}
+	return err
 }
 
 // finishCut does what is left of a cut that was interrupted.
@@ -145,7 +164,18 @@ func (f *file) finishCut() error {
 	if err != nil {
 		return err
 	}
-	return f.cutTail(max(f.v.geo.PlainSize(st.Size), f.size))
+	if err := f.cutTail(max(f.v.geo.PlainSize(st.Size), f.size)); err != nil {
+		return err
+	}
+	return f.endCut()
+}
+
+// endCut makes a cut durable and takes the flag back.
+func (f *file) endCut() error {
+	if err := f.bf.DataSync(); err != nil {
+		return err
+	}
+	return f.writeHeader(f.flags&^envelope.FlagCut, f.size)
 }
 
 // cutTail makes the stored file fit f.size, which is in the header; old is the size that it had. It may be repeated.
@@ -163,21 +193,18 @@ func (f *file) cutTail(old int64) error {
 	if err != nil {
 		return err
 	}
-	// What the header says, and the slot, are durable before the data is replaced and cut off: a shorter file than it
-	// says, or bits of groups that are gone, would be taken for damage.
-	synced := false
+	// What the header says is durable before the data is replaced and cut off: a shorter file than it says, or bits of
+	// groups that are gone, would be taken for damage.
+	if err := f.bf.DataSync(); err != nil {
+		return err
+	}
 	if part := f.size % c; part != 0 { // the last chunk is sealed anew: its ciphertext will be cut off
 		chunk := uint64(f.size / c)
 		i := int(chunk % envelope.ChunksPerGroup)
 		if cur, prev := g.blk.Slot(i); int64(cur.Length) > part || int64(prev.Length) > part {
-			if synced, err = f.shortenChunk(g, i, chunk, int(part)); err != nil {
+			if err := f.shortenChunk(g, i, chunk, int(part)); err != nil {
 				return err
 			}
-		}
-	}
-	if !synced {
-		if err := f.bf.DataSync(); err != nil {
-			return err
 		}
 	}
 	if err := f.bf.Truncate(geo.SealedSize(f.size)); err != nil {
@@ -202,13 +229,13 @@ func (f *file) cutTail(old int64) error {
 			return err
 		}
 	}
-	f.checked = true
+	f.checked, f.cutDone = true, true
 	f.touch(tail)
-	return f.writeHeader(f.flags&^envelope.FlagCut, f.size)
+	return nil
 }
 
-// shortenChunk seals the first n bytes of a chunk anew: slot, sync, data. synced says that it came to that.
-func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) (synced bool, err error) {
+// shortenChunk seals the first n bytes of a chunk anew, and does not return before that is durable, or the journal is.
+func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
 	c := int(f.v.geo.ChunkSize())
 	buf := f.v.buffers.get(2*c + 2*envelope.TagSize)
 	defer f.v.buffers.put(buf)
@@ -217,43 +244,59 @@ func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) (synced bool, 
 	stored, plain := (*buf)[c+envelope.TagSize:][:c], (*buf)[:c]
 	got, err := f.bf.ReadAt(stored, f.v.geo.ChunkOffset(chunk))
 	if err != nil {
-		return false, err
+		return err
 	}
 	m, which, err := f.openSlot(g, i, stored[:got], plain, s)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer func() { clear((*buf)[:c]) }()
 	cur, prev := g.blk.Slot(i)
+	inPlace := cur
 	switch which {
 	case openedPrevious:
 		cur = prev
 	case openedHole:
 		g.blk.SetSlot(i, envelope.Entry{}, envelope.Entry{})
 		g.blk.SetUnsettled(i, envelope.Settled)
-		return false, f.writeSectors(g, envelope.SectorOf(i), envelope.SectorOf(i))
+		return f.writeSectors(g, envelope.SectorOf(i), envelope.SectorOf(i))
 	}
 	if m <= n && which == openedCurrent {
-		return false, nil // done before
+		return nil // done before
 	}
 	n = min(n, m)
 	var nonce [envelope.NonceSize]byte
 	copy(nonce[:], nonces(1, nil))
 	out := (*buf)[c+envelope.TagSize:]
 	e := g.key.SealChunk(out[:n], plain[:n], chunk, &nonce, s)
+	logs := f.logs()
+	if logs {
+		if err := f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalChunk, ID: f.id, Chunk: chunk, Old: inPlace, New: e, Data: out[:n]}); err != nil {
+			return err
+		}
+		if err := f.v.journal.sync(f.logged); err != nil {
+			return err
+		}
+	}
 	g.blk.SetSlot(i, e, cur)
 	g.blk.SetUnsettled(i, envelope.Unsettled)
 	g.known |= 1 << i
 	if err := f.writeSectors(g, envelope.SectorOf(i), envelope.SectorOf(i)); err != nil {
-		return false, err
+		return err
 	}
-	if err = f.bf.DataSync(); err == nil {
+	if !logs {
+		err = f.bf.DataSync()
+	}
+	if err == nil {
 		_, err = f.bf.WriteAt(out[:n], f.v.geo.ChunkOffset(chunk))
+	}
+	if err == nil && !logs {
+		err = f.bf.DataSync()
 	}
 	if err != nil {
 		f.forgetGroup(g.n)
 	}
-	return true, err
+	return err
 }
 
 // clearPresence takes back the presence bits of the groups past the end of file; old is the size that the file had.

@@ -78,6 +78,8 @@ type Options struct {
 	Deadline time.Duration
 	// KeepEvery is the longest that deferred work (settling, erasing keys) waits; 0: 30 s.
 	KeepEvery time.Duration
+	// JournalFor is the longest that what was written over stands in the journal only; 0: 5 s.
+	JournalFor time.Duration
 	// Opens says whether the caller tells who has which file open.
 	Opens Opens
 	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each. While many files are being written there
@@ -115,13 +117,15 @@ type Vault struct {
 	links   sync.RWMutex
 	several sync.Mutex // held while locking the names of more than one directory
 
-	dirs   dirCache
-	files  fileCache
-	tables tables
-	pool   pool
-	spares spares
-	keeper keeper
-	reaper reaper
+	dirs     dirCache
+	files    fileCache
+	tables   tables
+	pool     pool
+	spares   spares
+	keeper   keeper
+	reaper   reaper
+	journal  journal
+	recovery recovery
 
 	buffers    buffers
 	blocks     blockPool
@@ -265,6 +269,9 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	if o.KeepEvery == 0 {
 		o.KeepEvery = 30 * time.Second
 	}
+	if o.JournalFor == 0 {
+		o.JournalFor = 5 * time.Second
+	}
 	if o.OpenFiles == 0 {
 		o.OpenFiles = 512
 	}
@@ -331,6 +338,9 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	v.spares = spares{v: v}
 	v.reaper.start(v)
 	v.keeper.start(v)
+	if err = v.startJournal(ctx, o.JournalFor); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
 	if !v.readOnly {
 		var old []string // before anything new is begun there
 		v.tmpDir.ReadDir(func(e backing.Entry) bool {
@@ -422,7 +432,7 @@ func (v *Vault) Flush() error {
 	if v.readOnly {
 		return nil
 	}
-	err := v.keeper.run()
+	err := errors.Join(v.journal.checkpoint(evenActive), v.keeper.run())
 	v.reaper.drain() // what was held to be settled only
 	return errors.Join(err, v.keeper.run())
 }
@@ -445,7 +455,7 @@ func (v *Vault) Close() error {
 	v.cancel() // the keysource is not waited for
 	v.spares.close()
 	v.pool.close()
-	var errs []error
+	errs := []error{v.journal.close()}
 	if !v.readOnly {
 		errs = append(errs, v.keeper.run()) // settles, and lets go of files
 	}
@@ -489,4 +499,5 @@ func (v *Vault) closeHandles() {
 			}
 		}
 	}
+	v.lock, v.keysDir, v.tmpDir, v.ctlDir, v.top = nil, nil, nil, nil, nil
 }

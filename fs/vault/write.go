@@ -33,17 +33,29 @@ func (v *Vault) Write(ctx context.Context, n *Node, p []byte, off int64, priv Pr
 		return 0, err
 	}
 	defer f.release()
-	if err := f.enter(ctx, lockWrite); err != nil {
-		return 0, err
-	}
-	defer f.leave(lockWrite)
-	if err := f.privileged(priv, func() error { return f.writeAt(p, off) }); err != nil {
-		return 0, n.fail("write", err)
-	}
-	if err := f.restoreTime(); err != nil {
-		return 0, n.fail("write", err)
+	for done := 0; done < len(p); {
+		part := p[done:min(len(p), done+writeMost)]
+		if err := f.write(ctx, part, off+int64(done), priv); err != nil {
+			return 0, err
+		}
+		done += len(part)
 	}
 	return len(p), nil
+}
+
+// writeMost is what is written while a file is held; it bounds the buffers.
+const writeMost = 1 << 20
+
+// write is Write of at most writeMost bytes.
+func (f *file) write(ctx context.Context, p []byte, off int64, priv Privileges) error {
+	if err := f.enterWrite(ctx, len(p)); err != nil {
+		return err
+	}
+	defer f.leaveWrite()
+	if err := f.privileged(priv, func() error { return f.writeAt(p, off) }); err != nil {
+		return f.n.fail("write", err)
+	}
+	return f.n.fail("write", f.restoreTime())
 }
 
 // writeAt writes; f.mu is held for writing, the key is there.
@@ -70,15 +82,7 @@ func (f *file) writeAt(p []byte, off int64) error {
 			return err
 		}
 	}
-	const most = 4 << 20 // bounds the buffers
-	for len(p) > 0 {
-		n := min(len(p), most)
-		if err := f.writeGroups(p[:n], off); err != nil {
-			return err
-		}
-		p, off = p[n:], off+int64(n)
-	}
-	return nil
+	return f.writeGroups(p, off)
 }
 
 // writeInline makes plain the whole content, in the inline form. One page is written whole or not at all.
@@ -98,6 +102,18 @@ func (f *file) writeInline(plain []byte) error {
 	copy(nonce[:], nonces(1, nil))
 	n := envelope.SealInline(f.key, gk, h, plain, &nonce, blk[:], s)
 	f.unused = false
+	switch {
+	case f.logs() && f.form == formInline && !f.excess:
+		if err := f.logInline(blk[:n]); err != nil {
+			return err
+		}
+		f.setInline(h.Flags, plain)
+		return nil
+	case f.logs() && f.form == formGroups:
+		if err := f.logBlock(blk[:n], nil); err != nil {
+			return err
+		}
+	}
 	if wrote, err := f.bf.WriteAt(blk[:n], 0); err != nil {
 		if f.form == formEmpty || (wrote > 0 && f.form == formInline) {
 			f.restoreInline(gk)
@@ -105,17 +121,26 @@ func (f *file) writeInline(plain []byte) error {
 		return err
 	}
 	longer := len(plain) < len(f.inline) || f.form == formGroups || f.excess
-	f.form, f.flags, f.floor, f.size = formInline, h.Flags, int64(len(plain)), int64(len(plain))
-	clear(f.inline)
-	f.inline = plain
+	f.setInline(h.Flags, plain)
 	if longer {
 		f.excess = true
-		if err := f.bf.Truncate(int64(n)); err != nil {
+		err := f.bf.DataSync() // a stored file that is shorter than its block says would be taken for damage
+		if err == nil {
+			err = f.bf.Truncate(int64(n))
+		}
+		if err != nil {
 			return err // the new content stands, and the stored size will be mended
 		}
 		f.excess = false
 	}
 	return nil
+}
+
+// setInline makes plain, which it takes, the content in memory.
+func (f *file) setInline(flags envelope.Flags, plain []byte) {
+	f.form, f.flags, f.floor, f.size = formInline, flags, int64(len(plain)), int64(len(plain))
+	clear(f.inline)
+	f.inline = plain
 }
 
 // restoreInline puts the last content back after a write that failed half way (a full disk).
@@ -142,6 +167,9 @@ func (f *file) restoreInline(gk *envelope.GroupKey) {
 // grow turns an empty or inline file into groups. The content goes into chunk 0 first; until the index block replaces
 // the inline block, the latter tells the content and the size.
 func (f *file) grow() error {
+	if err := f.flush(); err != nil {
+		return err
+	}
 	old, oldForm, oldFlags, oldFloor := f.inline, f.form, f.flags, f.floor
 	undo := func(err error) error {
 		f.dropGroups()
@@ -176,6 +204,9 @@ func (f *file) grow() error {
 		g.blk.SetSlot(0, e, envelope.Entry{})
 		g.blk.SetUnsettled(0, envelope.Unsettled)
 		g.known = 1
+		if err := f.logGrowth(oldForm, g, (*buf)[:len(old)]); err != nil {
+			return undo(err)
+		}
 		if err := f.writeGroup(g); err != nil {
 			err = undo(err)
 			f.restoreInline(gk) // the block may be there all the same
@@ -184,9 +215,27 @@ func (f *file) grow() error {
 		f.size = int64(len(old))
 		f.touch(0)
 		clear(old)
+	} else if oldForm == formInline { // its attributes need the block
+		if err := f.logGrowth(oldForm, g, nil); err != nil {
+			return undo(err)
+		}
+		if err := f.writeGroup(g); err != nil {
+			err = undo(err)
+			f.restoreInline(gk)
+			return err
+		}
 	}
 	f.checked, f.unused = true, false
 	return nil
+}
+
+// logGrowth has the journal vouch for index block g, which is to replace an inline block, and the ciphertext of chunk 0.
+func (f *file) logGrowth(from form, g *group, chunk0 []byte) error {
+	if !f.logs() || from != formInline {
+		return nil
+	}
+	g.blk.SealAll(f.key, 0)
+	return f.logBlock(g.blk[:], chunk0)
 }
 
 // begin writes the first index block of a file that has none and gets its first data further back.
@@ -227,8 +276,13 @@ func (f *file) storedSize() int64 {
 // beforeExtending prepares a file in groups for becoming longer: an exact size must not be durable any more when the
 // longer file is, and what a crash left past the end must not come into view.
 func (f *file) beforeExtending() error {
-	if f.flags&envelope.FlagExact != 0 {
-		if err := f.writeHeader(f.flags&^envelope.FlagExact, f.floor); err != nil {
+	if f.flags&(envelope.FlagExact|envelope.FlagCut) != 0 {
+		if f.flags&envelope.FlagCut != 0 { // the cut must be durable before the header says no more of it
+			if err := f.bf.DataSync(); err != nil {
+				return err
+			}
+		}
+		if err := f.writeHeader(f.flags&^(envelope.FlagExact|envelope.FlagCut), f.floor); err != nil {
 			return err
 		}
 		if err := f.bf.DataSync(); err != nil {
@@ -266,6 +320,8 @@ type sealing struct {
 	first      uint64
 	nonces     []byte
 	entries    []envelope.Entry
+	over       []bool // by chunk: it replaces what may be durable
+	records    []envelope.JournalRecord
 }
 
 // writeGroups seals and writes p at off: slots first, then data, so that after a kill at any point each chunk opens as
@@ -291,9 +347,8 @@ func (f *file) writeGroups(p []byte, off int64) error {
 		w.known = append(w.known, g.known)
 	}
 	// The index block of the first group stands right before its first chunk; further back it is written apart.
-	apart := first%envelope.ChunksPerGroup != 0
 	w.from = geo.ChunkOffset(first)
-	if !apart {
+	if first%envelope.ChunksPerGroup == 0 {
 		w.from = geo.IndexOffset(firstGroup)
 	}
 	length := geo.ChunkOffset(last) - w.from + c
@@ -309,56 +364,195 @@ func (f *file) writeGroups(p []byte, off int64) error {
 	if err := inParallel(first, last+1, w); err != nil {
 		return err
 	}
+	if w.mark() {
+		if !f.logs() {
+			return f.writeCarefully(w)
+		}
+		if err := f.logChunks(w); err != nil {
+			return err
+		}
+		return f.writeAround(w)
+	}
+	if err := w.slots(seeAll); err != nil {
+		return f.undoWrite(w, err)
+	}
 	// What follows the last chunk's ciphertext is not written.
 	length = geo.ChunkOffset(last) - w.from + int64(w.entries[chunks-1].Length)
+	if _, err := f.bf.WriteAt(w.buf[:length], w.from); err != nil {
+		return f.undoWrite(w, err)
+	}
+	f.wrote(w)
+	return nil
+}
+
+// mark notes which chunks replace what is in the file, and returns whether there are any.
+func (w *sealing) mark() (any bool) {
+	c := w.f.v.geo.ChunkSize()
+	w.over = w.over[:0]
+	for i := range w.entries {
+		chunk := w.first + uint64(i)
+		cur, _ := w.groups[chunk/envelope.ChunksPerGroup-w.firstGroup].blk.Slot(int(chunk % envelope.ChunksPerGroup))
+		over := !cur.IsZero() && int64(chunk)*c < w.size
+		w.over = append(w.over, over)
+		any = any || over
+	}
+	return any
+}
+
+// fits returns the entry that opens in place what a chunk that is written over holds.
+func (w *sealing) fits(chunk uint64) envelope.Entry {
+	cur, _ := w.work[chunk/envelope.ChunksPerGroup-w.firstGroup].Slot(int(chunk % envelope.ChunksPerGroup))
+	return cur
+}
+
+// seen says which chunks of a request slots sees to.
+type seen uint8
+
+const (
+	seeAll seen = iota
+	seeNew      // those that replace nothing; the others stay as they are
+)
+
+// slots enters the new entries in the index blocks to be. It writes those that the buffer has no place for, right before
+// the data of the first group; the others go into the buffer, or where only some chunks are seen are written too.
+func (w *sealing) slots(s seen) error {
+	f, geo := w.f, &w.f.v.geo
+	c := geo.ChunkSize()
 	for k := range w.groups {
 		g, blk := w.groups[k], &w.work[k]
-		lo, hi := 0, envelope.ChunksPerGroup-1
-		if k == 0 {
-			lo = int(first % envelope.ChunksPerGroup)
-		}
-		if k == len(w.groups)-1 {
-			hi = int(last % envelope.ChunksPerGroup)
-		}
-		for i := lo; i <= hi; i++ {
+		lo, hi := envelope.ChunksPerGroup, -1
+		for i := range envelope.ChunksPerGroup {
 			chunk := g.n*envelope.ChunksPerGroup + uint64(i)
+			if chunk < w.first || chunk-w.first >= uint64(len(w.entries)) {
+				continue
+			}
+			if s == seeNew && w.over[chunk-w.first] { // as it is in place
+				cur, prev := g.blk.Slot(i)
+				blk.SetSlot(i, cur, prev)
+				continue
+			}
 			cur, _ := blk.Slot(i)
-			if int64(chunk)*c >= f.size {
+			if int64(chunk)*c >= w.size {
 				cur = envelope.Entry{}
 			}
-			blk.SetSlot(i, w.entries[chunk-first], cur)
+			blk.SetSlot(i, w.entries[chunk-w.first], cur)
 			blk.SetUnsettled(i, envelope.Unsettled)
 			w.known[k] |= 1 << i
+			lo, hi = min(lo, i), max(hi, i)
+		}
+		if hi < 0 {
+			continue
 		}
 		from, to := envelope.SectorOf(lo), envelope.SectorOf(hi)
 		if g.fresh || g.stale {
 			from, to = 0, envelope.SectorsPerBlock-1
 		}
-		if k == 0 && apart {
-			for s := from; s <= to; s++ {
-				blk.SealSector(f.key, g.n, s)
-			}
-			at := from * envelope.SectorSize
-			if _, err := f.bf.WriteAt(blk[at:(to+1)*envelope.SectorSize], geo.IndexOffset(g.n)+int64(at)); err != nil {
-				return f.undoWrite(w, err)
-			}
-		} else {
-			for s := from; s <= to; s++ {
-				blk.SealSector(f.key, g.n, s)
-			}
-			copy(w.buf[geo.IndexOffset(g.n)-w.from:], blk[:])
+		for s := from; s <= to; s++ {
+			blk.SealSector(f.key, g.n, s)
+		}
+		if at := geo.IndexOffset(g.n) - w.from; s == seeAll && at >= 0 {
+			copy(w.buf[at:], blk[:])
+			continue
+		}
+		at := from * envelope.SectorSize
+		if _, err := f.bf.WriteAt(blk[at:(to+1)*envelope.SectorSize], geo.IndexOffset(g.n)+int64(at)); err != nil {
+			return err
 		}
 	}
-	if _, err := f.bf.WriteAt(w.buf[:length], w.from); err != nil {
+	return nil
+}
+
+// writeAround writes the chunks of w that replace nothing; the others are in the journal.
+func (f *file) writeAround(w *sealing) error {
+	if err := w.slots(seeNew); err != nil {
 		return f.undoWrite(w, err)
 	}
+	if err := w.data(seeNew); err != nil {
+		return f.undoWrite(w, err)
+	}
+	f.wroteNew(w)
+	return nil
+}
+
+// data writes the ciphertext, without the index blocks between.
+func (w *sealing) data(s seen) error {
+	for i := 0; i < len(w.entries); i++ {
+		if s == seeNew && w.over[i] {
+			continue
+		}
+		from := i
+		for i+1 < len(w.entries) && !(s == seeNew && w.over[i+1]) && (w.first+uint64(i)+1)%envelope.ChunksPerGroup != 0 {
+			i++
+		}
+		at := w.f.v.geo.ChunkOffset(w.first + uint64(from))
+		end := w.f.v.geo.ChunkOffset(w.first+uint64(i)) + int64(w.entries[i].Length)
+		if _, err := w.f.bf.WriteAt(w.buf[at-w.from:end-w.from], at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeCarefully writes w where there is no journal and some of it replaces what may be durable: what the slots say of the
+// data is made durable before they say something else, and so is what they say then, before the data changes.
+func (f *file) writeCarefully(w *sealing) error {
+	if w.unsettled() {
+		if err := f.bf.DataSync(); err != nil {
+			return err
+		}
+	}
+	from := w.from
+	w.from = 1 << 62 // no index block goes into the buffer
+	err := w.slots(seeAll)
+	w.from = from
+	if err == nil {
+		err = f.bf.DataSync()
+	}
+	if err == nil {
+		err = w.data(seeAll)
+	}
+	if err != nil {
+		return f.undoWrite(w, err)
+	}
+	f.wrote(w)
+	return nil
+}
+
+// unsettled says whether a chunk that is replaced may not be durable.
+func (w *sealing) unsettled() bool {
+	for i, over := range w.over {
+		chunk := w.first + uint64(i)
+		if over && w.groups[chunk/envelope.ChunksPerGroup-w.firstGroup].blk.Unsettled(int(chunk%envelope.ChunksPerGroup)) {
+			return true
+		}
+	}
+	return false
+}
+
+// wrote takes over what was written.
+func (f *file) wrote(w *sealing) {
 	for k, g := range w.groups {
 		g.blk, g.known = w.work[k], w.known[k]
 		g.fresh, g.stale = false, false
 		f.touch(g.n)
 	}
-	f.size = max(f.size, end)
-	return nil
+	f.size = max(f.size, w.end)
+}
+
+// wroteNew is wrote where a part of w is in the journal.
+func (f *file) wroteNew(w *sealing) {
+	for k, g := range w.groups {
+		for i := range envelope.ChunksPerGroup {
+			at := g.n*envelope.ChunksPerGroup + uint64(i) - w.first
+			if at < uint64(len(w.over)) && !w.over[at] { // something of it was written
+				g.blk, g.known = w.work[k], w.known[k]
+				g.fresh, g.stale = false, false
+				f.touch(g.n)
+				break
+			}
+		}
+	}
+	f.size = max(f.size, w.end)
 }
 
 // undoWrite puts the file back to its size after a write that failed, and forgets the index blocks in memory: on the
@@ -416,7 +610,7 @@ func (w *sealing) run(from, to uint64, bounds bool) error {
 		lo, hi := max(w.off-start, 0), min(w.end-start, c) // what is new of the chunk
 		oldLen := min(max(w.size-start, 0), c)             // what the file has of it
 		plain := w.p[max(start-w.off, 0):]
-		undecided := g.blk.Unsettled(i) && g.known&(1<<i) == 0
+		undecided := g.blk.Unsettled(i) && g.known&(1<<i) == 0 && w.f.pending[chunk] == nil
 		if lo > 0 || hi < oldLen || (undecided && oldLen > 0) {
 			if edge == nil {
 				edge = v.buffers.get(int(2*c) + 2*envelope.TagSize)
@@ -452,7 +646,7 @@ func (w *sealing) run(from, to uint64, bounds bool) error {
 func (w *sealing) readOld(g *group, k, i int, chunk uint64, stored, old []byte, s *envelope.Scratch) error {
 	cur, prev := g.blk.Slot(i)
 	got := 0
-	if !cur.IsZero() {
+	if !cur.IsZero() && w.f.pending[chunk] == nil {
 		var err error
 		need := max(cur.Length, prev.Length)
 		if got, err = w.f.bf.ReadAt(stored[:need], w.f.v.geo.ChunkOffset(chunk)); err != nil {

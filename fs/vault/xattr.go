@@ -257,10 +257,10 @@ func (v *Vault) bindXattrs(ctx context.Context, n *Node) ([16]byte, error) {
 		return id, err
 	}
 	defer f.release()
-	if err := f.enter(ctx, lockWrite); err != nil {
+	if err := f.enterWrite(ctx, 0); err != nil {
 		return id, err
 	}
-	defer f.leave(lockWrite)
+	defer f.leaveWrite()
 	if f.flags&envelope.FlagXattr != 0 {
 		return f.id, nil
 	}

@@ -3,6 +3,8 @@ package memfs
 import (
 	"maps"
 	"slices"
+
+	"kmsfs/fs/backing/faults"
 )
 
 // Kill returns the file system that the next process finds after this one was killed now: whatever a call did that
@@ -23,6 +25,13 @@ func (fs *FS) Kill() *FS {
 		}
 		n.log = append(n.log, o)
 	}
+	return n
+}
+
+// WithHook is [FS.Kill], and the result has hook as [Config] has it.
+func (fs *FS) WithHook(hook faults.Hook) *FS {
+	n := fs.Kill()
+	n.hook = hook
 	return n
 }
 

@@ -1,0 +1,539 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// A journal file holds this much before the other one is begun, and what is in it is put in place.
+const segmentMost = 32 << 20
+
+// prepareBy is how far ahead a journal file is filled with zeros: a sync that changes neither its size nor its extents
+// costs the disk one write, not a transaction of the file system.
+const prepareBy = 1 << 20
+
+// journalNames are the two files of the journal; heldPrefix begins the name of one that waits for a key.
+const (
+	journalDirName = "journal"
+	heldPrefix     = "held."
+)
+
+func journalNames() [2]string { return [2]string{"0", "1"} }
+
+// journal holds what replaces durable ciphertext until it is durable itself (FORMAT.md, Journal). A chunk that is written
+// over goes into it and into memory, and stands as before in its file; fsync(2) then syncs the journal alone. A while
+// later, at segmentMost, or where an operation needs the file as it is to be, the journal is made durable and the chunks
+// are put in place: whatever the machine's death leaves of that, the journal mends.
+//
+// Only exclusive mounts have one, where it can be made: see [file.logs].
+//
+// Lock order: running, file.mu, syncing, mu. Nothing waits for room while it holds a file: room is reserved before.
+type journal struct {
+	v *Vault
+
+	running sync.Mutex // held while a segment is retired
+	syncing sync.Mutex // held while a journal file is synced
+
+	mu     sync.Mutex
+	cond   *sync.Cond // something was reserved, given back or retired
+	dir    backing.Dir
+	segs   [2]*segment
+	active *segment // nil: none is begun
+	epoch  uint64
+	seq    uint64
+	failed error // why the last retirement failed
+	off    bool  // no journal: shared, read-only
+	buf    []byte
+	wake   chan struct{}
+	stop   chan struct{}
+}
+
+// segment is one file of the journal. journal.mu guards it.
+type segment struct {
+	f        backing.File
+	epoch    uint64
+	pos      int64 // where the next record goes
+	prepared int64 // what is written, if with zeros
+	durable  int64 // what is synced
+	reserved int64 // promised to writers
+	writers  int   // that hold a promise
+	files    map[*file]struct{}
+	used     bool  // from its beginning to the end of its retirement
+	bad      error // a sync has failed: it is never trusted again
+}
+
+// logged is the place of a record.
+type logged struct {
+	s     *segment
+	epoch uint64
+	end   int64
+}
+
+// start begins the work of a journal for v.
+func (j *journal) start(v *Vault, every time.Duration) {
+	j.v = v
+	j.cond = sync.NewCond(&j.mu)
+	j.segs = [2]*segment{{}, {}}
+	j.wake = make(chan struct{}, 1)
+	j.stop = make(chan struct{})
+	j.off = v.shared || v.readOnly
+	if j.off {
+		return
+	}
+	v.wg.Add(1)
+	go func() {
+		defer v.wg.Done()
+		t := time.NewTicker(every)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				j.logFailure(j.checkpoint(evenActive))
+			case <-j.wake:
+				j.logFailure(j.checkpoint(fullOnly))
+			case <-j.stop:
+				return
+			}
+		}
+	}()
+}
+
+func (j *journal) logFailure(err error) {
+	if err != nil {
+		j.v.log.Error("the journal cannot be put in place; it will be tried again", "err", err)
+	}
+}
+
+// follow makes the epochs to come later than those of the files that were found.
+func (j *journal) follow(found []journalFile) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, x := range found {
+		j.epoch = max(j.epoch, x.epoch)
+	}
+}
+
+// room is a promise of space in a segment: whoever holds it may add records. s is nil where there is no journal.
+type room struct {
+	j    *journal
+	s    *segment
+	need int64
+}
+
+// roomFor is what writing n bytes may add to the journal.
+func (j *journal) roomFor(n int) int64 {
+	c := int(j.v.geo.ChunkSize())
+	chunk := envelope.JournalRecord{Kind: envelope.JournalChunk, Data: make([]byte, 0)}
+	per := chunk.Size() + c + envelope.SectorSize
+	return int64(n/c+3)*int64(per) + 3*envelope.BlockSize + envelope.JournalRecordMax/8
+}
+
+// reserve promises room for need bytes of records; ok is false where there is none before something is put in place. Where
+// no journal file can be had (a full disk), the room has no segment, and the caller writes in the slow and careful way.
+func (j *journal) reserve(need int64) (r room, ok bool) {
+	r = room{j: j, need: need}
+	if j.off {
+		return r, true
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.active.takes(need) {
+		free := j.free()
+		if free == nil {
+			return r, false
+		}
+		if err := j.begin(free); err != nil {
+			j.v.log.Warn("no journal: what is written over is synced at once", "err", err)
+			return r, true
+		}
+		if j.active != nil {
+			j.hurry()
+		}
+		j.active = free
+	}
+	j.active.reserved += need
+	j.active.writers++
+	r.s = j.active
+	return r, true
+}
+
+// takes says whether need more bytes may go into s. One that is empty takes anything.
+func (s *segment) takes(need int64) bool {
+	return s != nil && s.bad == nil && (s.pos+s.reserved+need <= segmentMost || s.pos+s.reserved == envelope.JournalHeaderSize)
+}
+
+// free returns a segment that can be begun, nil where both are in use. j.mu is held.
+func (j *journal) free() *segment {
+	for _, s := range j.segs {
+		if !s.used {
+			return s
+		}
+	}
+	return nil
+}
+
+// wait returns when there may be room. No lock is held.
+func (j *journal) wait(need int64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for !j.active.takes(need) && j.free() == nil {
+		if j.failed != nil {
+			return j.failed
+		}
+		j.hurry()
+		j.cond.Wait()
+	}
+	return nil
+}
+
+// giveBack ends the promise.
+func (r room) giveBack() {
+	if r.s == nil {
+		return
+	}
+	r.j.mu.Lock()
+	defer r.j.mu.Unlock()
+	r.s.reserved -= r.need
+	if r.s.writers--; r.s.writers == 0 {
+		r.j.cond.Broadcast()
+	}
+}
+
+func (j *journal) hurry() {
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+// begin makes s an empty journal of a new epoch. The file's name is durable before anything depends on it. j.mu is held.
+func (j *journal) begin(s *segment) error {
+	if s.f == nil || s.bad != nil {
+		if err := j.open(s); err != nil {
+			return err
+		}
+	}
+	b := j.v.keys.MarshalJournalHeader(envelope.JournalHeader{Epoch: j.epoch + 1, Volume: j.v.cfg.Volume})
+	if _, err := s.f.WriteAt(b[:], 0); err != nil {
+		return err
+	}
+	j.epoch++
+	s.epoch, s.pos, s.durable, s.used = j.epoch, envelope.JournalHeaderSize, 0, true
+	s.prepared = max(s.prepared, s.pos)
+	s.files = map[*file]struct{}{}
+	return nil
+}
+
+// open makes the file of s anew. j.mu is held.
+func (j *journal) open(s *segment) error {
+	if j.dir == nil {
+		d, err := openMade(j.v.ctlDir, journalDirName)
+		if err != nil {
+			return err
+		}
+		j.dir = d
+	}
+	name := journalNames()[0]
+	if s == j.segs[1] {
+		name = journalNames()[1]
+	}
+	if s.f != nil {
+		s.f.Close()
+		s.f = nil
+	}
+	if err := j.dir.Unlink(name); err != nil && !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	f, err := j.dir.Open(name, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := j.dir.Sync(); err != nil {
+		f.Close()
+		return err
+	}
+	s.f, s.bad, s.prepared, s.durable = f, nil, 0, 0
+	return nil
+}
+
+// openMade opens a directory, making it, durably, where there is none.
+func openMade(in backing.Dir, name string) (backing.Dir, error) {
+	d, err := in.OpenDir(name)
+	if !errors.Is(err, syscall.ENOENT) {
+		return d, err
+	}
+	if err := in.Mkdir(name, 0o700); err != nil && !errors.Is(err, syscall.EEXIST) {
+		return nil, err
+	}
+	if err := in.Sync(); err != nil {
+		return nil, err
+	}
+	return in.OpenDir(name)
+}
+
+// add appends records of f, in this order and at once, within the room that f has. f.mu is held for writing.
+func (j *journal) add(f *file, rr ...envelope.JournalRecord) error {
+	s := f.room.s
+	j.mu.Lock()
+	_, known := s.files[f]
+	j.mu.Unlock()
+	if !known { // f.mu is held: nobody else adds it
+		if place := j.v.placeOf(f.n); place != nil {
+			rr = append([]envelope.JournalRecord{{Kind: envelope.JournalPlace, ID: f.id, Place: place}}, rr...)
+		}
+		f.hold()
+	}
+	j.mu.Lock()
+	err := j.write(s, rr)
+	if err == nil {
+		s.files[f] = struct{}{}
+		f.logged = logged{s: s, epoch: s.epoch, end: s.pos}
+	}
+	j.mu.Unlock()
+	if err != nil && !known {
+		f.release()
+	}
+	return err
+}
+
+// forget notes that f has lost its last name, so that nobody looks for it. It is a hint, and durable when it happens to be.
+func (j *journal) forget(f *file) {
+	if j.off {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, s := range j.segs {
+		if _, in := s.files[f]; in && j.active != nil {
+			j.write(j.active, []envelope.JournalRecord{{Kind: envelope.JournalForget, ID: f.id}})
+			return
+		}
+	}
+}
+
+// write appends records to s. j.mu is held.
+func (j *journal) write(s *segment, rr []envelope.JournalRecord) error {
+	if s.bad != nil {
+		return s.bad
+	}
+	size := 0
+	for i := range rr {
+		size += rr[i].Size()
+	}
+	if cap(j.buf) < size {
+		j.buf = make([]byte, size)
+	}
+	b := j.buf[:size]
+	seq := j.seq
+	for i, at := 0, 0; i < len(rr); i++ {
+		seq++
+		rr[i].Seq = seq
+		n := rr[i].Size()
+		j.v.keys.MarshalJournalRecord(b[at:at+n], s.epoch, s.pos+int64(at), &rr[i])
+		at += n
+	}
+	if _, err := s.f.WriteAt(b, s.pos); err != nil {
+		j.seq += 1 << 32 // what got there of these must not be taken for what follows the next record
+		return fmt.Errorf("journal: %w", err)
+	}
+	j.seq = seq
+	s.pos += int64(size)
+	if s.pos > s.prepared && size < prepareBy/4 { // many syncs to come
+		to := (s.pos + prepareBy) / prepareBy * prepareBy
+		if _, err := s.f.WriteAt(make([]byte, to-s.pos), s.pos); err == nil { // only speed depends on it
+			s.prepared = to
+		}
+	}
+	return nil
+}
+
+// sync makes what stands before l.end durable, and the other file as far as it is older.
+func (j *journal) sync(l logged) error {
+	if l.s == nil {
+		return nil
+	}
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+	for _, s := range j.segs {
+		j.mu.Lock()
+		if !s.used || l.s.epoch != l.epoch || s.epoch > l.epoch {
+			j.mu.Unlock()
+			continue
+		}
+		f, to, end, bad := s.f, s.pos, s.pos, s.bad
+		if s == l.s {
+			end = l.end
+		}
+		done := s.durable >= end
+		j.mu.Unlock()
+		if done {
+			continue
+		}
+		if bad == nil {
+			bad = f.DataSync()
+		}
+		j.mu.Lock()
+		if bad != nil {
+			s.bad = bad
+			j.mu.Unlock()
+			return fmt.Errorf("journal: %w", bad)
+		}
+		s.durable = max(s.durable, to)
+		j.mu.Unlock()
+	}
+	return nil
+}
+
+// which says what checkpoint puts in place.
+type which uint8
+
+const (
+	fullOnly   which = iota // files of the journal that are full
+	evenActive              // the one that is being written, too
+)
+
+// checkpoint puts what stands in the journal in place.
+func (j *journal) checkpoint(w which) error {
+	if j.off {
+		return nil
+	}
+	j.running.Lock()
+	defer j.running.Unlock()
+	var errs []error
+	for range j.segs { // the older one first
+		j.mu.Lock()
+		if w == evenActive && j.active != nil && j.active.pos > envelope.JournalHeaderSize {
+			j.active = nil // what comes next begins the other one
+		}
+		var s *segment
+		for _, o := range j.segs {
+			if o.used && o != j.active && (s == nil || o.epoch < s.epoch) {
+				s = o
+			}
+		}
+		j.mu.Unlock()
+		if s == nil {
+			break
+		}
+		if err := j.retire(s); err != nil {
+			errs = append(errs, err)
+			break
+		}
+	}
+	err := errors.Join(errs...)
+	j.mu.Lock()
+	j.failed = err
+	j.cond.Broadcast()
+	j.mu.Unlock()
+	return err
+}
+
+// retire puts in place what stands in s and frees it. j.running is held, and no lock of a file.
+func (j *journal) retire(s *segment) error {
+	j.mu.Lock()
+	for s.writers > 0 {
+		j.cond.Wait()
+	}
+	l := logged{s: s, epoch: s.epoch, end: s.pos}
+	files := make([]*file, 0, len(s.files))
+	for f := range s.files {
+		files = append(files, f)
+	}
+	j.mu.Unlock()
+	order := dataAnyhow
+	if j.sync(l) != nil {
+		order = slotsFirst // the journal will not mend it
+	}
+	for _, f := range files {
+		if err := f.putInPlace(s, order); err != nil {
+			return f.n.fail("write back", err)
+		}
+	}
+	const few = 16
+	if len(files) > few {
+		if err := j.v.top.SyncFS(); err != nil {
+			return err
+		}
+	} else {
+		for _, f := range files {
+			if err := f.handle().DataSync(); err != nil {
+				return f.n.fail("write back", err)
+			}
+		}
+	}
+	// What was written over once more stands in the other file alone.
+	j.mu.Lock()
+	newer := logged{}
+	for _, o := range j.segs {
+		if o != s && o.used {
+			newer = logged{s: o, epoch: o.epoch, end: o.pos}
+		}
+	}
+	j.mu.Unlock()
+	if err := j.sync(newer); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	s.used, s.files = false, nil
+	j.cond.Broadcast()
+	j.mu.Unlock()
+	for _, f := range files {
+		f.release()
+	}
+	return nil
+}
+
+// close puts everything in place and removes the journal. What cannot be put in place stays in it for the next mount.
+func (j *journal) close() error {
+	if j.off {
+		return nil
+	}
+	close(j.stop)
+	err := j.checkpoint(evenActive)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, s := range j.segs {
+		if s.f != nil {
+			s.f.Close()
+			s.f = nil
+		}
+	}
+	if j.dir == nil {
+		return err
+	}
+	if err == nil {
+		for _, name := range journalNames() {
+			if e := j.dir.Unlink(name); e != nil && !errors.Is(e, syscall.ENOENT) {
+				err = errors.Join(err, e)
+			}
+		}
+		err = errors.Join(err, j.dir.Sync())
+	}
+	j.dir.Close()
+	j.dir = nil
+	return err
+}
+
+// placeOf returns the stored names that lead to n, nil where it has none.
+func (v *Vault) placeOf(n *Node) []string {
+	const deep = 256
+	var names []string
+	for n != v.root {
+		dir, entry, ok := n.loc()
+		if !ok || len(names) == deep {
+			return nil
+		}
+		names = append(names, entry)
+		n = dir
+	}
+	for i, k := 0, len(names)-1; i < k; i, k = i+1, k-1 {
+		names[i], names[k] = names[k], names[i]
+	}
+	return names
+}

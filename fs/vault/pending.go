@@ -1,0 +1,310 @@
+package vault
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// pendingChunk is a chunk that stands in the journal and in memory, and as it was before in its file.
+type pendingChunk struct {
+	s     *segment       // that has the record
+	entry envelope.Entry // what opens data
+	fits  envelope.Entry // what opens the chunk in place; none: a hole
+	data  []byte         // ciphertext
+}
+
+// pendingBlock is the first block of a file in the inline form that stands in the journal only.
+type pendingBlock struct {
+	s     *segment
+	image []byte
+}
+
+// pends says whether anything of f is not in place. f.mu is held, at least for reading.
+func (f *file) pends() bool { return len(f.pending) > 0 || f.pendingInline != nil }
+
+// logs says whether what is durable goes through the journal now. f.mu is held for writing.
+func (f *file) logs() bool { return f.room.s != nil }
+
+// logChunks puts the chunks of w that are marked as written over into the journal. f.mu is held for writing.
+func (f *file) logChunks(w *sealing) error {
+	w.records = w.records[:0]
+	for i, over := range w.over {
+		if !over {
+			continue
+		}
+		chunk := w.first + uint64(i)
+		g := w.groups[chunk/envelope.ChunksPerGroup-w.firstGroup]
+		inPlace, _ := g.blk.Slot(int(chunk % envelope.ChunksPerGroup))
+		at := f.v.geo.ChunkOffset(chunk) - w.from
+		w.records = append(w.records, envelope.JournalRecord{
+			Kind: envelope.JournalChunk, ID: f.id, Chunk: chunk, Old: inPlace, New: w.entries[i],
+			Data: w.buf[at : at+int64(w.entries[i].Length)],
+		})
+	}
+	if err := f.v.journal.add(f, w.records...); err != nil {
+		return err
+	}
+	if f.pending == nil {
+		f.pending = map[uint64]*pendingChunk{}
+	}
+	c := f.v.geo.ChunkSize()
+	for i := range w.records {
+		r := &w.records[i]
+		p := f.pending[r.Chunk]
+		if p == nil {
+			p = &pendingChunk{fits: w.fits(r.Chunk)}
+			f.pending[r.Chunk] = p
+		}
+		p.s, p.entry, p.data = f.room.s, r.New, append(p.data[:0], r.Data...)
+		f.size = max(f.size, int64(r.Chunk)*c+int64(r.New.Length))
+	}
+	clear(w.records)
+	f.changed++
+	return f.wroteElsewhere()
+}
+
+// wroteElsewhere does what writing to the stored file would have done to its modification time.
+func (f *file) wroteElsewhere() error {
+	if !f.v.tracked { // the caller keeps it
+		return nil
+	}
+	return f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, backing.Timespec{Nsec: backing.UtimeNow})
+}
+
+// logInline puts a new inline block into the journal. f.mu is held for writing.
+func (f *file) logInline(image []byte) error {
+	token, err := f.blockToken()
+	if err != nil {
+		return err
+	}
+	image = slices.Clone(image)
+	if err := f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalBlock, ID: f.id, Token: token, Block: image}); err != nil {
+		return err
+	}
+	f.pendingInline = &pendingBlock{s: f.room.s, image: image}
+	f.changed++
+	return f.wroteElsewhere()
+}
+
+// logBlock makes the journal durable with a new first block, and with an index block the ciphertext of chunk 0, so that
+// both can be put in place in any order.
+func (f *file) logBlock(image, chunk0 []byte) error {
+	token, err := f.blockToken()
+	if err != nil {
+		return err
+	}
+	r := envelope.JournalRecord{Kind: envelope.JournalBlock, ID: f.id, Token: token, Block: image, Data: chunk0}
+	if err := f.v.journal.add(f, r); err != nil {
+		return err
+	}
+	return f.v.journal.sync(f.logged)
+}
+
+// blockToken names the first block as it is in place.
+func (f *file) blockToken() (token [envelope.TagSize]byte, err error) {
+	var b [envelope.SectorSize]byte
+	n, err := f.bf.ReadAt(b[:], 0)
+	return envelope.BlockToken(b[:n]), err
+}
+
+// dropPending forgets what is not in place, because the file is emptied. It comes after the truncation.
+func (f *file) dropPending() error {
+	clear(f.pending)
+	f.pendingInline = nil
+	if f.logged.s == nil || !f.logs() {
+		return nil
+	}
+	return f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalForget, ID: f.id})
+}
+
+// flush puts in place, durably, what is not yet. f.mu is held for writing.
+func (f *file) flush() error {
+	if !f.pends() {
+		return nil
+	}
+	order := dataAnyhow
+	if f.v.journal.sync(f.logged) != nil {
+		order = slotsFirst
+	}
+	if err := f.keepingTime(func() error { return f.putPending(nil, order) }); err != nil {
+		return err
+	}
+	return f.bf.DataSync()
+}
+
+// writeOrder says how data comes to its place.
+type writeOrder uint8
+
+const (
+	dataAnyhow writeOrder = iota // the journal is durable and mends what is torn
+	slotsFirst                   // slots, a sync, then data
+)
+
+// putInPlace puts in place what stands in s of f. f.mu is not held.
+func (f *file) putInPlace(s *segment, order writeOrder) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.pends() {
+		return nil
+	}
+	return f.keepingTime(func() error { return f.putPending(s, order) })
+}
+
+// putPending puts in place what stands in s, nil: in any. What fails stays pending. f.mu is held for writing.
+func (f *file) putPending(s *segment, order writeOrder) error {
+	if p := f.pendingInline; p != nil && (s == nil || p.s == s) {
+		if _, err := f.bf.WriteAt(p.image, 0); err != nil {
+			return err
+		}
+		if order == slotsFirst {
+			if err := f.bf.DataSync(); err != nil {
+				return err
+			}
+		}
+		if err := f.bf.Truncate(int64(len(p.image))); err != nil {
+			return err
+		}
+		f.pendingInline, f.excess = nil, false
+	}
+	chunks := make([]uint64, 0, len(f.pending))
+	for chunk, p := range f.pending {
+		if s == nil || p.s == s {
+			chunks = append(chunks, chunk)
+		}
+	}
+	if len(chunks) == 0 {
+		return nil
+	}
+	slices.Sort(chunks)
+	if order == slotsFirst { // what the slots say now of the data must be durable before they say something else
+		if err := f.bf.DataSync(); err != nil {
+			return err
+		}
+	}
+	for rest := chunks; len(rest) > 0; {
+		n := rest[0] / envelope.ChunksPerGroup
+		k := 1
+		for k < len(rest) && rest[k]/envelope.ChunksPerGroup == n {
+			k++
+		}
+		if err := f.putSlots(n, rest[:k]); err != nil {
+			return err
+		}
+		rest = rest[k:]
+	}
+	if order == slotsFirst {
+		if err := f.bf.DataSync(); err != nil {
+			return err
+		}
+	}
+	const most = 512 // buffers in one call
+	for rest := chunks; len(rest) > 0; {
+		bufs := [][]byte{f.pending[rest[0]].data}
+		for len(bufs) < min(len(rest), most) && f.follows(rest[len(bufs)-1], rest[len(bufs)]) {
+			bufs = append(bufs, f.pending[rest[len(bufs)]].data)
+		}
+		if _, err := f.bf.WritevAt(bufs, f.v.geo.ChunkOffset(rest[0])); err != nil {
+			return err
+		}
+		rest = rest[len(bufs):]
+	}
+	for _, chunk := range chunks {
+		delete(f.pending, chunk)
+	}
+	if len(f.pending) == 0 {
+		f.pending = nil // maps do not shrink
+	}
+	return nil
+}
+
+// follows says whether chunk b stands right behind a, which is pending.
+func (f *file) follows(a, b uint64) bool {
+	return f.v.geo.ChunkOffset(a)+int64(len(f.pending[a].data)) == f.v.geo.ChunkOffset(b)
+}
+
+// putSlots writes the slots of pending chunks of group n, in order.
+func (f *file) putSlots(n uint64, chunks []uint64) error {
+	g, err := f.group(n)
+	if err != nil {
+		return err
+	}
+	for _, chunk := range chunks {
+		i := int(chunk % envelope.ChunksPerGroup)
+		p := f.pending[chunk]
+		g.blk.SetSlot(i, p.entry, p.fits)
+		g.blk.SetUnsettled(i, envelope.Unsettled)
+		g.known |= 1 << i
+	}
+	f.touch(n)
+	slot := func(chunk uint64) int { return envelope.SectorOf(int(chunk % envelope.ChunksPerGroup)) }
+	return f.writeSectors(g, slot(chunks[0]), slot(chunks[len(chunks)-1]))
+}
+
+// noting is a stored file that notes whether it was written to since it was last synced.
+type noting struct {
+	backing.File
+	dirty atomic.Bool
+}
+
+// note wraps bf. What is open may hold writes of others that are not durable.
+func note(bf backing.File) backing.File {
+	n := &noting{File: bf}
+	n.dirty.Store(true)
+	return n
+}
+
+// WriteAt writes, as File.WriteAt.
+func (n *noting) WriteAt(p []byte, off int64) (int, error) {
+	n.dirty.Store(true)
+	return n.File.WriteAt(p, off)
+}
+
+// WritevAt writes, as File.WritevAt.
+func (n *noting) WritevAt(bufs [][]byte, off int64) (int, error) {
+	n.dirty.Store(true)
+	return n.File.WritevAt(bufs, off)
+}
+
+// Truncate changes the size, as File.Truncate.
+func (n *noting) Truncate(size int64) error {
+	n.dirty.Store(true)
+	return n.File.Truncate(size)
+}
+
+// Allocate reserves or gives back space, as File.Allocate.
+func (n *noting) Allocate(mode uint32, off, length int64) error {
+	n.dirty.Store(true)
+	return n.File.Allocate(mode, off, length)
+}
+
+// DataSync makes the content durable, as File.DataSync.
+func (n *noting) DataSync() error { return n.synced(n.File.DataSync) }
+
+// Sync makes content and attributes durable, as File.Sync.
+func (n *noting) Sync() error { return n.synced(n.File.Sync) }
+
+func (n *noting) synced(sync func() error) error {
+	n.dirty.Store(false)
+	err := sync()
+	if err != nil {
+		n.dirty.Store(true)
+	}
+	return err
+}
+
+// clean says whether a sync would find nothing of the content to do.
+func clean(bf backing.File) bool {
+	n, ok := bf.(*noting)
+	return ok && !n.dirty.Load()
+}
+
+// plainFile returns what note wrapped.
+func plainFile(bf backing.File) backing.File {
+	if n, ok := bf.(*noting); ok {
+		return n.File
+	}
+	return bf
+}

@@ -1,0 +1,366 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// recovery is what a mount that died has left in the journal, by file, until it is put in place: at Open, or where the
+// key could not be had then, when the file is opened.
+type recovery struct {
+	count atomic.Int32
+	mu    sync.Mutex
+	files map[envelope.FileID]*recovered
+}
+
+// recovered is what the journal has of one file, in order.
+type recovered struct {
+	records []envelope.JournalRecord
+	places  [][]string
+}
+
+// has says whether something of id is to be put in place.
+func (r *recovery) has(id envelope.FileID) bool {
+	if r.count.Load() == 0 {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.files[id] != nil
+}
+
+// take returns what there is of id, which is the caller's then.
+func (r *recovery) take(id envelope.FileID) *recovered {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	x := r.files[id]
+	if x != nil {
+		delete(r.files, id)
+		r.count.Add(-1)
+	}
+	return x
+}
+
+// put gives back what take gave.
+func (r *recovery) put(id envelope.FileID, x *recovered) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.files[id] = x
+	r.count.Add(1)
+}
+
+// ids returns the files of which something is left.
+func (r *recovery) ids() []envelope.FileID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ids []envelope.FileID
+	for id := range r.files {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// startJournal puts in place what a mount that died left in the journal, and begins a new one.
+func (v *Vault) startJournal(ctx context.Context, every time.Duration) error {
+	v.journal.start(v, every)
+	dir, err := v.ctlDir.OpenDir(journalDirName)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	found, err := v.readJournal(dir)
+	if err != nil {
+		return fmt.Errorf(".kmsfs/%s: %w", journalDirName, err)
+	}
+	v.journal.follow(found)
+	v.recovery.gather(found)
+	if v.recovery.count.Load() == 0 {
+		return nil
+	}
+	alone, err := v.alone()
+	if err != nil || !alone {
+		v.recovery.files, v.recovery.count = nil, atomic.Int32{}
+		return err
+	}
+	v.recoverAll(ctx)
+	if v.readOnly {
+		return nil
+	}
+	if err := v.shelve(dir, found); err != nil {
+		return err
+	}
+	return v.shareAgain()
+}
+
+// alone makes sure that no other host works on the vault while its journal is put in place. A shared mount that finds
+// another one there leaves the journal alone: that one has seen to it.
+func (v *Vault) alone() (bool, error) {
+	if !v.shared || v.readOnly {
+		return true, nil
+	}
+	v.lock.Close()
+	var err error
+	if v.lock, err = v.ctlDir.Lock(lockName, backing.LockExclusive); err == nil {
+		return true, nil
+	}
+	if !errors.Is(err, syscall.EWOULDBLOCK) {
+		return false, err
+	}
+	return false, v.takeLock()
+}
+
+// shareAgain ends alone.
+func (v *Vault) shareAgain() error {
+	if !v.shared {
+		return nil
+	}
+	v.lock.Close()
+	return v.takeLock()
+}
+
+// journalFile is what was read of one file of the journal.
+type journalFile struct {
+	name    string
+	epoch   uint64
+	records []envelope.JournalRecord
+}
+
+// readJournal reads all files of the journal, the oldest first. What does not verify ends a file: it was under way when
+// the machine died.
+func (v *Vault) readJournal(dir backing.Dir) ([]journalFile, error) {
+	var found []journalFile
+	var names []string
+	if err := dir.ReadDir(func(e backing.Entry) bool {
+		names = append(names, e.Name)
+		return true
+	}); err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if !slices.Contains(append([]string{}, journalNames()[0], journalNames()[1]), name) && !strings.HasPrefix(name, heldPrefix) {
+			continue
+		}
+		j, err := v.readJournalFile(dir, name)
+		if errors.Is(err, envelope.ErrCorrupt) {
+			v.log.Info("a journal file holds nothing", "name", name, "err", err)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		found = append(found, j)
+	}
+	slices.SortFunc(found, func(a, b journalFile) int { return int(min(max(int64(a.epoch-b.epoch), -1), 1)) })
+	return found, nil
+}
+
+func (v *Vault) readJournalFile(dir backing.Dir, name string) (journalFile, error) {
+	j := journalFile{name: name}
+	f, err := dir.Open(name, syscall.O_RDONLY, 0)
+	if err != nil {
+		return j, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return j, err
+	}
+	b := make([]byte, min(st.Size, 2*segmentMost))
+	n, err := f.ReadAt(b, 0)
+	if err != nil {
+		return j, err
+	}
+	b = b[:n]
+	h, err := v.keys.ParseJournalHeader(b)
+	if err != nil {
+		return j, err
+	}
+	if h.Volume != v.cfg.Volume {
+		return j, fmt.Errorf("%w: journal of another vault", envelope.ErrCorrupt)
+	}
+	j.epoch = h.Epoch
+	seq := uint64(0)
+	for at := int64(envelope.JournalHeaderSize); at < int64(n); {
+		r, size, err := v.keys.ParseJournalRecord(b[at:], h.Epoch, at)
+		if errors.Is(err, envelope.ErrUnsupported) {
+			return j, err
+		}
+		if err != nil || r.Seq <= seq {
+			break
+		}
+		j.records = append(j.records, r)
+		seq = r.Seq
+		at += int64(size)
+	}
+	return j, nil
+}
+
+// gather sorts records by file.
+func (r *recovery) gather(found []journalFile) {
+	r.files = map[envelope.FileID]*recovered{}
+	for _, j := range found {
+		for _, rec := range j.records {
+			x := r.files[rec.ID]
+			if x == nil {
+				x = &recovered{}
+				r.files[rec.ID] = x
+			}
+			switch rec.Kind {
+			case envelope.JournalPlace:
+				x.places = append(x.places, rec.Place)
+			case envelope.JournalForget:
+				x.records = nil
+			default:
+				x.records = append(x.records, rec)
+			}
+		}
+	}
+	for id, x := range r.files {
+		if len(x.records) == 0 {
+			delete(r.files, id)
+		}
+	}
+	r.count.Store(int32(len(r.files)))
+}
+
+// recoverAll puts in place what the journal has of files that can be found. Of what cannot be put in place now it logs why.
+func (v *Vault) recoverAll(ctx context.Context) {
+	ids := v.recovery.ids()
+	missing := map[envelope.FileID]bool{}
+	for _, id := range ids {
+		v.recovery.mu.Lock()
+		places := v.recovery.files[id].places
+		v.recovery.mu.Unlock()
+		done := false
+		for i := len(places) - 1; i >= 0 && !done; i-- {
+			done = v.recoverAt(ctx, id, places[i])
+		}
+		if !done {
+			missing[id] = true
+		}
+	}
+	if len(missing) > 0 {
+		v.log.Info("looking through the vault for files that the journal has changes of", "files", len(missing))
+		v.scan(v.top, nil, func(id envelope.FileID, place []string) {
+			if missing[id] && v.recoverAt(ctx, id, place) {
+				delete(missing, id)
+			}
+		})
+	}
+	for id := range missing { // deleted
+		v.recovery.take(id)
+	}
+	v.log.Info("the journal was put in place", "files", len(ids)-len(missing)-int(v.recovery.count.Load()), "gone", len(missing), "kept", v.recovery.count.Load())
+}
+
+// recoverAt puts in place what the journal has of id, if that file is at place; found says that it is.
+func (v *Vault) recoverAt(ctx context.Context, id envelope.FileID, place []string) (found bool) {
+	n := v.root
+	for _, entry := range place {
+		next, _, err := v.LookupStored(n, entry)
+		if n != v.root {
+			v.Forget(n, 1)
+		}
+		if err != nil {
+			return false
+		}
+		n = next
+	}
+	if n == v.root {
+		return false
+	}
+	if !v.readOnly { // else it stays as it is in memory now
+		defer v.Forget(n, 1)
+	}
+	if n.kind != sIFREG {
+		return false
+	}
+	f, err := v.acquire(n)
+	if err != nil {
+		return false
+	}
+	if is, err := f.identify(); err != nil || is.form == formEmpty || is.id != id {
+		f.release()
+		return false
+	}
+	if !v.readOnly {
+		defer f.release()
+		err = f.upgrade()
+	}
+	if err == nil {
+		err = f.unlock(ctx)
+	}
+	if err != nil {
+		v.log.Warn("the journal keeps changes of a file that cannot be opened", "err", n.fail("recover", err))
+	}
+	return true
+}
+
+// scan calls use for each stored file below d that has a header.
+func (v *Vault) scan(d backing.Dir, path []string, use func(id envelope.FileID, place []string)) {
+	var entries []backing.Entry
+	if err := d.ReadDir(func(e backing.Entry) bool {
+		if !envelope.IsReserved(e.Name) {
+			entries = append(entries, e)
+		}
+		return true
+	}); err != nil {
+		v.log.Warn("cannot list a directory", "err", err)
+	}
+	for _, e := range entries {
+		if e.Kind == 0 {
+			if st, err := d.StatAt(e.Name); err == nil {
+				e.Kind = st.Mode & sIFMT
+			}
+		}
+		at := append(slices.Clone(path), e.Name)
+		switch e.Kind {
+		case sIFDIR:
+			if sub, err := d.OpenDir(e.Name); err == nil {
+				v.scan(sub, at, use)
+				sub.Close()
+			}
+		case sIFREG:
+			f, _, err := d.OpenStat(e.Name, syscall.O_RDONLY, 0)
+			if err != nil {
+				continue
+			}
+			h, ok := readHeaderOf(f)
+			f.Close()
+			if ok {
+				use(h.ID, at)
+			}
+		}
+	}
+}
+
+// shelve removes the files of the journal; where something in them could not be put in place they are kept beside.
+func (v *Vault) shelve(dir backing.Dir, found []journalFile) error {
+	for _, j := range found {
+		keep := slices.ContainsFunc(j.records, func(r envelope.JournalRecord) bool { return v.recovery.has(r.ID) })
+		var err error
+		switch {
+		case !keep:
+			err = dir.Unlink(j.name)
+		case !strings.HasPrefix(j.name, heldPrefix):
+			err = dir.Rename(j.name, dir, fmt.Sprintf("%s%016x", heldPrefix, j.epoch), 0)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return dir.Sync()
+}

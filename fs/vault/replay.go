@@ -1,0 +1,227 @@
+package vault
+
+import (
+	"errors"
+	"slices"
+
+	"kmsfs/envelope"
+)
+
+// recover puts in place what the journal has of f, whose key is there but not in f yet, and reads its header anew. On a
+// read-only mount that happens in memory. f.mu is held for writing.
+func (f *file) recover(key *envelope.FileKey) error {
+	x := f.v.recovery.take(f.id)
+	if x == nil {
+		return nil
+	}
+	id := f.id
+	do := func() error { return f.replay(key, x.records) }
+	var err error
+	if f.v.readOnly {
+		f.n.mu.Lock()
+		f.bf = &overlay{File: f.bf, size: -1}
+		f.n.mu.Unlock()
+		err = do()
+	} else if err = f.keepingTime(do); err == nil {
+		err = f.bf.DataSync()
+	}
+	if err == nil {
+		st, e := f.bf.Stat()
+		if err = e; err == nil {
+			err = f.readHeader(st.Size)
+		}
+	}
+	if err != nil {
+		f.v.recovery.put(id, x)
+	}
+	return err
+}
+
+// replay puts records in place, in any state that a crash has left the file in.
+func (f *file) replay(key *envelope.FileKey, rr []envelope.JournalRecord) error {
+	var blocks []*envelope.JournalRecord
+	chunks := map[uint64][]*envelope.JournalRecord{}
+	for i := range rr {
+		switch r := &rr[i]; r.Kind {
+		case envelope.JournalBlock:
+			blocks = append(blocks, r)
+		case envelope.JournalChunk:
+			chunks[r.Chunk] = append(chunks[r.Chunk], r)
+		}
+	}
+	if err := f.replayBlock(key, blocks); err != nil || len(chunks) == 0 {
+		return err
+	}
+	return f.replayChunks(key, chunks)
+}
+
+// replayBlock puts the first block in place: the last one that leads from the one that is there. One that is torn
+// leads anywhere; one that is whole and in no record is later than all of them.
+func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalRecord) error {
+	if len(blocks) == 0 {
+		return nil
+	}
+	b := make([]byte, envelope.BlockSize, envelope.BlockSize+envelope.TagSize)
+	got, err := f.bf.ReadAt(b, 0)
+	if err != nil {
+		return err
+	}
+	whole := f.opens(key, b[:got])
+	there := envelope.BlockToken(b[:got])
+	reached := map[[envelope.TagSize]byte]bool{there: true}
+	var last *envelope.JournalRecord
+	for _, r := range blocks {
+		if next := envelope.BlockToken(r.Block); reached[r.Token] || next == there {
+			reached[next] = true
+			last = r
+		}
+	}
+	switch {
+	case last == nil && whole: // later than all
+		last = blocks[len(blocks)-1]
+	case last == nil:
+		last = blocks[len(blocks)-1]
+		fallthrough
+	case !whole || envelope.BlockToken(last.Block) != there:
+		if _, err := f.bf.WriteAt(last.Block, 0); err != nil {
+			return err
+		}
+		copy(b, last.Block)
+		there = envelope.BlockToken(last.Block)
+	}
+	h, err := envelope.ParseHeader(last.Block)
+	switch {
+	case err != nil:
+		return err
+	case h.Flags&envelope.FlagInline == 0:
+		return f.replayFirst(b, last)
+	case envelope.BlockToken(last.Block) == there:
+		return f.bf.Truncate(int64(len(last.Block)))
+	}
+	return nil
+}
+
+// replayFirst puts in place the ciphertext of chunk 0 that came with an index block, if b, the index block that is there,
+// still has it.
+func (f *file) replayFirst(b []byte, r *envelope.JournalRecord) error {
+	h, err := envelope.ParseHeader(b)
+	if err != nil || h.Flags&envelope.FlagInline != 0 || len(r.Block) < envelope.BlockSize || len(r.Data) == 0 {
+		return err
+	}
+	var is, was envelope.IndexBlock
+	copy(is[:], b)
+	copy(was[:], r.Block)
+	if a, _ := is.Slot(0); a != first(was.Slot(0)) { // written over since
+		return nil
+	}
+	_, err = f.bf.WriteAt(r.Data, f.v.geo.ChunkOffset(0))
+	return err
+}
+
+func first(cur, _ envelope.Entry) envelope.Entry { return cur }
+
+// opens says whether a first block is whole.
+func (f *file) opens(key *envelope.FileKey, b []byte) bool {
+	h, err := envelope.ParseHeader(b)
+	if err != nil {
+		return false
+	}
+	if h.Flags&envelope.FlagInline == 0 {
+		var blk envelope.IndexBlock
+		copy(blk[:], b)
+		return len(b) == envelope.BlockSize && blk.Verify(key, 0) == nil
+	}
+	gk, err := key.Group(0)
+	if err != nil {
+		return false
+	}
+	s := f.v.scratch.get()
+	defer f.v.scratch.put(s)
+	plain := make([]byte, envelope.InlineMax)
+	defer clear(plain)
+	_, _, err = envelope.OpenInline(gk, b, plain, s)
+	return err == nil
+}
+
+// replayChunks puts chunks in place, each the last one that leads from the entry that is there.
+func (f *file) replayChunks(key *envelope.FileKey, chunks map[uint64][]*envelope.JournalRecord) error {
+	var b [envelope.HeaderSize]byte
+	if got, err := f.bf.ReadAt(b[:], 0); err != nil || got < len(b) {
+		return err
+	}
+	h, err := envelope.ParseHeader(b[:])
+	if err != nil || h.Flags&envelope.FlagInline != 0 {
+		return err
+	}
+	c := f.v.geo.ChunkSize()
+	most := int64(envelope.MaxPlain)
+	if h.Flags&(envelope.FlagExact|envelope.FlagCut) != 0 { // the size is known, and not from the journal
+		most = int64(h.Size)
+	}
+	numbers := make([]uint64, 0, len(chunks))
+	for chunk := range chunks {
+		numbers = append(numbers, chunk)
+	}
+	slices.Sort(numbers)
+	for _, chunk := range numbers {
+		if int64(chunk) > (most-1)/c {
+			continue
+		}
+		err := f.replayChunk(key, chunk, chunks[chunk], most)
+		if errors.Is(err, envelope.ErrCorrupt) { // not by a crash: who reads it will be told
+			f.v.log.Warn("the journal cannot mend a chunk", "err", f.n.fail("recover", err))
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replayChunk puts one chunk in place, which is to end within most bytes.
+func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.JournalRecord, most int64) error {
+	geo := &f.v.geo
+	n, i := chunk/envelope.ChunksPerGroup, int(chunk%envelope.ChunksPerGroup)
+	var blk envelope.IndexBlock
+	if _, err := f.bf.ReadAt(blk[:], geo.IndexOffset(n)); err != nil {
+		return err
+	}
+	if blk.IsZero() {
+		return nil
+	}
+	sector := envelope.SectorOf(i)
+	if err := blk.VerifySector(key, n, sector); err != nil {
+		return err
+	}
+	cur, prev := blk.Slot(i)
+	reached := map[envelope.Entry]bool{cur: true}
+	var last *envelope.JournalRecord
+	for _, r := range rr {
+		if reached[r.Old] || r.New == cur {
+			reached[r.New] = true
+			last = r
+		}
+	}
+	c := geo.ChunkSize()
+	if last == nil || int64(last.New.Length) > c || int64(chunk)*c+int64(last.New.Length) > most {
+		return nil
+	}
+	if last.New != cur {
+		prev = cur
+	}
+	blk.SetSlot(i, last.New, prev)
+	blk.SetUnsettled(i, envelope.Unsettled)
+	blk.SealSector(key, n, sector)
+	at := sector * envelope.SectorSize
+	if _, err := f.bf.WriteAt(blk[at:at+envelope.SectorSize], geo.IndexOffset(n)+int64(at)); err != nil {
+		return err
+	}
+	if _, err := f.bf.WriteAt(last.Data, geo.ChunkOffset(chunk)); err != nil {
+		return err
+	}
+	if !f.v.readOnly {
+		f.touch(n)
+	}
+	return nil
+}
