@@ -52,6 +52,10 @@ func TestFormatNumbers(t *testing.T) {
 			[]int64{recordMACHead - 1, recordMACBody, recordMACEnd - 1, WrappingsMax, recordHead}},
 		{"wrapping", `kind \((\d+): by the keysource\) u8 context version \((\d+)\).*key material id (\d+) bytes.*ARN \(1..(\d+)\), blob \(1..(\d+)\)`,
 			[]int64{KindKeysource, ContextVersion, materialSize, KeyARNMax, BlobMax}},
+		{"journal", `header of (\d+) bytes, then records, each at a multiple of (\d+):.*L, its length without padding, at most (\d+) .* (\d+) body`,
+			[]int64{JournalHeaderSize, SectorSize, JournalRecordMax, journalHeadSize}},
+		{"journal kinds", `kind (\d+) chunk.*kind (\d+) first block.*kind (\d+) place.*kind (\d+) forget`,
+			[]int64{int64(JournalChunk), int64(JournalBlock), int64(JournalPlace), int64(JournalForget)}},
 		{"config", `format \((\d+)\)`, []int64{1}},
 		{"limit: file", `plaintext of a file (\d+)`, []int64{MaxPlain}},
 		{"limit: inline", `plaintext in inline form (\d+)`, []int64{InlineMax}},
@@ -78,7 +82,7 @@ func TestFormatNumbers(t *testing.T) {
 	}
 	for _, s := range []string{headerMagic, dirMagic, tableMagic, recordMagic, ControlDir, DirFileName, CompanionPrefix, XattrPrefix,
 		ctxConfigMAC, ctxDirectoryMAC, ctxNameTag, ctxNameStream, ctxSymlinkTag, ctxSymlinkStream, ctxXattrName, ctxXattrTag,
-		ctxXattrStream, ctxRootDirectory, ctxVolumeCommitment, ctxGroupKey, ctxIndexSeal, ctxRecordMAC, ctxDataCommitment} {
+		ctxXattrStream, ctxJournalMAC, journalMagic, ctxRootDirectory, ctxVolumeCommitment, ctxGroupKey, ctxIndexSeal, ctxRecordMAC, ctxDataCommitment} {
 		if !strings.Contains(text, s) {
 			t.Errorf("FORMAT.md lacks %q", s)
 		}

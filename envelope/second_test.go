@@ -11,6 +11,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -315,5 +316,57 @@ func TestSecondImplementation(t *testing.T) {
 		if err != nil || !maps.Equal(got, v.Want) {
 			t.Errorf("%s: got %v, %v\nwant %v", v.Name, got, err, v.Want)
 		}
+	}
+}
+
+// TestSecondJournal reads the journal of the vectors from FORMAT.md alone.
+func TestSecondJournal(t *testing.T) {
+	text, err := os.ReadFile("testdata/journal-v1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		VolumeKey string `json:"volume_key"`
+		VolumeID  string `json:"volume_id"`
+		Epoch     uint64 `json:"epoch"`
+		File      string `json:"file"`
+		Kinds     []int
+		Names     []string
+	}
+	if err := json.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	volumeKey, _ := hex.DecodeString(v.VolumeKey)
+	b, err := hex.DecodeString(v.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := derive("kmsfs 2026 v1 journal mac", volumeKey)
+	if string(b[:4]) != "KMJ1" || le.Uint64(b[8:]) != v.Epoch || hex.EncodeToString(b[16:32]) != v.VolumeID ||
+		!bytes.Equal(prf(key, b[:496], 16), b[496:512]) {
+		t.Fatal("the header does not open")
+	}
+	var kinds []int
+	for at, seq := 512, uint64(0); at < len(b); {
+		r := b[at:]
+		used := int(le.Uint32(r[16:]))
+		if !bytes.Equal(prf(key, join(u64(v.Epoch), u64(uint64(at)), r[16:used]), 16), r[:16]) || le.Uint64(r[24:]) <= seq {
+			t.Fatalf("the record at %d does not open", at)
+		}
+		seq = le.Uint64(r[24:])
+		kinds = append(kinds, int(r[20]))
+		if r[20] == 3 {
+			var names []string
+			for body := r[64:used]; len(body) > 0; body = body[1+body[0]:] {
+				names = append(names, string(body[1:1+body[0]]))
+			}
+			if !slices.Equal(names, v.Names) {
+				t.Errorf("place %q, want %q", names, v.Names)
+			}
+		}
+		at += (used + 511) / 512 * 512
+	}
+	if !slices.Equal(kinds, v.Kinds) {
+		t.Errorf("kinds %v, want %v", kinds, v.Kinds)
 	}
 }
