@@ -76,7 +76,7 @@ type JournalRecord struct {
 	ID   FileID
 
 	Chunk    uint64 // JournalChunk: number in the file
-	Old, New Entry  // JournalChunk: Old is not none, New is what opens Data
+	Old, New Entry  // JournalChunk: what was in place, none in a hole, and what opens Data
 	Data     []byte // ciphertext: of the chunk, or with JournalBlock of chunk 0, if any
 
 	Token [TagSize]byte // JournalBlock: BlockToken of the block that was in place
@@ -129,7 +129,7 @@ func (k *VolumeKeys) MarshalJournalRecord(b []byte, epoch uint64, off int64, r *
 	body := b[journalHeadSize:used]
 	switch r.Kind {
 	case JournalChunk:
-		if r.Old.IsZero() || int(r.New.Length) != len(r.Data) {
+		if len(r.Data) == 0 || int(r.New.Length) != len(r.Data) {
 			panic("envelope: journal record of no chunk")
 		}
 		binary.LittleEndian.PutUint64(body, r.Chunk)
@@ -196,7 +196,7 @@ func (k *VolumeKeys) ParseJournalRecord(b []byte, epoch uint64, off int64) (Jour
 		r.Old.unmarshal(body[8:])
 		r.New.unmarshal(body[8+EntrySize:])
 		r.Data = body[journalChunkSize:]
-		ok = !r.Old.IsZero() && int(r.New.Length) == len(r.Data) && r.Chunk <= uint64(MaxPlain)>>12
+		ok = int(r.New.Length) == len(r.Data) && r.Chunk <= uint64(MaxPlain)>>12
 	case JournalBlock:
 		if ok = len(body) >= 2; !ok {
 			break

@@ -61,8 +61,9 @@ type file struct {
 	cutDone bool // of a cut that the header tells only the last step is left, which waits until it is durable
 
 	// What is not in place (see journal), guarded by mu.
-	room          room // of the write under way
-	logged        logged
+	room          room   // of the write under way
+	logged        logged // its last record
+	loggedHoles   logged // its last record of a chunk that is a hole in place
 	pending       map[uint64]*pendingChunk
 	pendingInline *pendingBlock
 

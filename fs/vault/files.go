@@ -317,6 +317,25 @@ func (f *file) enterWrite(ctx context.Context, n int) error {
 	return nil
 }
 
+// enterSettled is enter for reading, with everything in place.
+func (f *file) enterSettled(ctx context.Context) error {
+	for {
+		if err := f.enter(ctx, lockRead); err != nil {
+			return err
+		}
+		if !f.pends() {
+			return nil
+		}
+		f.leave(lockRead)
+		f.mu.Lock()
+		err := f.flush()
+		f.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // leaveWrite ends what enterWrite began.
 func (f *file) leaveWrite() {
 	r := f.room

@@ -141,7 +141,7 @@ func (f *file) zeroPart(from, to int64) error {
 	if err != nil {
 		return err
 	}
-	if cur, prev := g.blk.Slot(int(chunk % envelope.ChunksPerGroup)); cur.IsZero() && prev.IsZero() {
+	if cur, prev := g.blk.Slot(int(chunk % envelope.ChunksPerGroup)); cur.IsZero() && prev.IsZero() && f.pending[chunk] == nil {
 		return nil
 	}
 	return f.writeGroups(make([]byte, to-from), from)
@@ -149,7 +149,7 @@ func (f *file) zeroPart(from, to int64) error {
 
 // punch makes holes of the chunks [from, to): first no slot knows them any more, durably, then their space goes.
 func (f *file) punch(from, to uint64) error {
-	if err := f.flush(); err != nil {
+	if err := f.voidRecords(); err != nil {
 		return err
 	}
 	geo := &f.v.geo
@@ -233,8 +233,8 @@ func (v *Vault) Seek(ctx context.Context, n *Node, off int64, whence int) (int64
 		return 0, err
 	}
 	defer f.release()
-	if err := f.enter(ctx, lockRead); err != nil {
-		return 0, err
+	if err := f.enterSettled(ctx); err != nil {
+		return 0, n.fail("seek", err)
 	}
 	defer f.leave(lockRead)
 	if off < 0 || off >= f.size {

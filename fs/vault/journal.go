@@ -302,6 +302,17 @@ func (j *journal) add(f *file, rr ...envelope.JournalRecord) error {
 	return err
 }
 
+// void adds, behind the record at l, one that makes those of id before it void; l is empty where that one is gone.
+func (j *journal) void(l logged, id envelope.FileID) (logged, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !l.s.used || l.s.epoch != l.epoch {
+		return logged{}, nil
+	}
+	err := j.write(l.s, []envelope.JournalRecord{{Kind: envelope.JournalForget, ID: id}})
+	return logged{s: l.s, epoch: l.epoch, end: l.s.pos}, err
+}
+
 // forget notes that f has lost its last name, so that nobody looks for it. It is a hint, and durable when it happens to be.
 func (j *journal) forget(f *file) {
 	if j.off {

@@ -47,6 +47,9 @@ func (f *file) logChunks(w *sealing) error {
 	if err := f.v.journal.add(f, w.records...); err != nil {
 		return err
 	}
+	if slices.ContainsFunc(w.records, func(r envelope.JournalRecord) bool { return r.Kind == envelope.JournalChunk && r.Old.IsZero() }) {
+		f.loggedHoles = f.logged
+	}
 	if f.pending == nil {
 		f.pending = map[uint64]*pendingChunk{}
 	}
@@ -133,6 +136,22 @@ func (f *file) flush() error {
 		return err
 	}
 	return f.bf.DataSync()
+}
+
+// voidRecords makes what the journal has of f void, so that no hole that is made now is filled by it. Everything is put in
+// place before. f.mu is held for writing.
+func (f *file) voidRecords() error {
+	if err := f.flush(); err != nil || f.loggedHoles.s == nil {
+		return err
+	}
+	l, err := f.v.journal.void(f.loggedHoles, f.id)
+	if err == nil {
+		err = f.v.journal.sync(l)
+	}
+	if err == nil {
+		f.loggedHoles = logged{}
+	}
+	return err
 }
 
 // writeOrder says how data comes to its place.

@@ -167,7 +167,7 @@ func (f *file) replayChunks(key *envelope.FileKey, chunks map[uint64][]*envelope
 		if int64(chunk) > (most-1)/c {
 			continue
 		}
-		err := f.replayChunk(key, chunk, chunks[chunk], most)
+		err := f.replayChunk(key, chunk, chunks[chunk], &h, most)
 		if errors.Is(err, envelope.ErrCorrupt) { // not by a crash: who reads it will be told
 			f.v.log.Warn("the journal cannot mend a chunk", "err", f.n.fail("recover", err))
 			continue
@@ -179,20 +179,21 @@ func (f *file) replayChunks(key *envelope.FileKey, chunks map[uint64][]*envelope
 	return nil
 }
 
-// replayChunk puts one chunk in place, which is to end within most bytes.
-func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.JournalRecord, most int64) error {
+// replayChunk puts one chunk in place, which is to end within most bytes. h is the header of the file.
+func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.JournalRecord, h *envelope.Header, most int64) error {
 	geo := &f.v.geo
 	n, i := chunk/envelope.ChunksPerGroup, int(chunk%envelope.ChunksPerGroup)
 	var blk envelope.IndexBlock
 	if _, err := f.bf.ReadAt(blk[:], geo.IndexOffset(n)); err != nil {
 		return err
 	}
-	if blk.IsZero() {
-		return nil
-	}
 	sector := envelope.SectorOf(i)
-	if err := blk.VerifySector(key, n, sector); err != nil {
-		return err
+	from, to := sector, sector
+	if blk.IsZero() {
+		blk.SetHeader(&envelope.Header{Log2: geo.Log2(), ID: f.id, Group: n, Loc: h.Loc})
+		from, to = 0, envelope.SectorsPerBlock-1
+	} else if err := blk.VerifySector(key, n, sector); err != nil && !allZero(blk[sector*envelope.SectorSize:][:envelope.SectorSize]) {
+		return err // one of zeros, lost by the crash, is one of holes
 	}
 	cur, prev := blk.Slot(i)
 	reached := map[envelope.Entry]bool{cur: true}
@@ -212,9 +213,11 @@ func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.J
 	}
 	blk.SetSlot(i, last.New, prev)
 	blk.SetUnsettled(i, envelope.Unsettled)
-	blk.SealSector(key, n, sector)
-	at := sector * envelope.SectorSize
-	if _, err := f.bf.WriteAt(blk[at:at+envelope.SectorSize], geo.IndexOffset(n)+int64(at)); err != nil {
+	for s := from; s <= to; s++ {
+		blk.SealSector(key, n, s)
+	}
+	at := from * envelope.SectorSize
+	if _, err := f.bf.WriteAt(blk[at:(to+1)*envelope.SectorSize], geo.IndexOffset(n)+int64(at)); err != nil {
 		return err
 	}
 	if _, err := f.bf.WriteAt(last.Data, geo.ChunkOffset(chunk)); err != nil {

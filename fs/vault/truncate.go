@@ -67,6 +67,11 @@ func (f *file) truncateEmpty(priv Privileges) (done bool, err error) {
 
 // truncate changes the size; f.mu is held for writing, the key is there.
 func (f *file) truncate(size int64) error {
+	if size == 0 && f.loggedHoles.s != nil {
+		if err := f.voidRecords(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case size == f.size && f.pends(): // in place it has another size
 		return f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, backing.Timespec{Nsec: backing.UtimeNow})
@@ -139,7 +144,7 @@ func (f *file) extend(size int64) error {
 // cut shortens a file in groups. The header says the new size first (CUT), durably; from then on the rest can be done
 // again. CUT goes when the rest is durable: see settleLocked and beforeExtending.
 func (f *file) cut(size int64) error {
-	if err := f.flush(); err != nil {
+	if err := f.voidRecords(); err != nil {
 		return err
 	}
 	if err := f.writeHeader(f.flags&^envelope.FlagExact|envelope.FlagCut, size); err != nil {

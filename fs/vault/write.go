@@ -385,16 +385,26 @@ func (f *file) writeGroups(p []byte, off int64) error {
 	return nil
 }
 
-// mark notes which chunks replace what is in the file, and returns whether there are any.
+// alongMost is how many chunks of a request may go into the journal along with one that must: a sync then finds all there.
+const alongMost = 16
+
+// mark notes which chunks replace what is in the file, and returns whether there are any. In a small request with such a
+// chunk the others are marked too, where the journal can have them.
 func (w *sealing) mark() (any bool) {
 	c := w.f.v.geo.ChunkSize()
 	w.over = w.over[:0]
 	for i := range w.entries {
 		chunk := w.first + uint64(i)
 		cur, _ := w.groups[chunk/envelope.ChunksPerGroup-w.firstGroup].blk.Slot(int(chunk % envelope.ChunksPerGroup))
-		over := !cur.IsZero() && int64(chunk)*c < w.size
+		over := !cur.IsZero() && int64(chunk)*c < w.size || w.f.pending[chunk] != nil
 		w.over = append(w.over, over)
 		any = any || over
+	}
+	if any && w.f.logs() && len(w.over) <= alongMost {
+		for i := range w.over {
+			// A slot that is not on the disk as it is in memory would not be known again.
+			w.over[i] = w.over[i] || !w.groups[(w.first+uint64(i))/envelope.ChunksPerGroup-w.firstGroup].stale
+		}
 	}
 	return any
 }
