@@ -58,11 +58,12 @@ type journal struct {
 type segment struct {
 	f        backing.File
 	epoch    uint64
-	pos      int64 // where the next record goes
-	prepared int64 // what is written, if with zeros
-	durable  int64 // what is synced
-	reserved int64 // promised to writers
-	writers  int   // that hold a promise
+	pos      int64  // where the next record goes
+	tail     []byte // what stands before it in its page
+	prepared int64  // what is written, if with zeros
+	durable  int64  // what is synced
+	reserved int64  // promised to writers
+	writers  int    // that hold a promise
 	files    map[*file]struct{}
 	used     bool  // from its beginning to the end of its retirement
 	bad      error // a sync has failed: it is never trusted again
@@ -220,9 +221,10 @@ func (j *journal) begin(s *segment) error {
 		}
 	}
 	b := j.v.keys.MarshalJournalHeader(envelope.JournalHeader{Epoch: j.epoch + 1, Volume: j.v.cfg.Volume})
-	if _, err := s.f.WriteAt(b[:], 0); err != nil {
+	if _, err := s.f.WriteAt(append(b[:], make([]byte, envelope.BlockSize-len(b))...), 0); err != nil {
 		return err
 	}
+	s.tail = append(s.tail[:0], b[:]...)
 	j.epoch++
 	s.epoch, s.pos, s.durable, s.used = j.epoch, envelope.JournalHeaderSize, 0, true
 	s.prepared = max(s.prepared, s.pos)
@@ -328,7 +330,8 @@ func (j *journal) forget(f *file) {
 	}
 }
 
-// write appends records to s. j.mu is held.
+// write appends records to s, in whole pages: a part of one would be read first where it is no longer in memory. j.mu is
+// held.
 func (j *journal) write(s *segment, rr []envelope.JournalRecord) error {
 	if s.bad != nil {
 		return s.bad
@@ -337,32 +340,39 @@ func (j *journal) write(s *segment, rr []envelope.JournalRecord) error {
 	for i := range rr {
 		size += rr[i].Size()
 	}
-	if cap(j.buf) < size {
-		j.buf = make([]byte, size)
+	from := s.pos - int64(len(s.tail))
+	end := s.pos + int64(size)
+	length := int(roundPage(end) - from)
+	if cap(j.buf) < length {
+		j.buf = make([]byte, length)
 	}
-	b := j.buf[:size]
+	b := j.buf[:length]
+	clear(b[copy(b, s.tail)+size:])
 	seq := j.seq
-	for i, at := 0, 0; i < len(rr); i++ {
+	for i, at := 0, len(s.tail); i < len(rr); i++ {
 		seq++
 		rr[i].Seq = seq
 		n := rr[i].Size()
-		j.v.keys.MarshalJournalRecord(b[at:at+n], s.epoch, s.pos+int64(at), &rr[i])
+		j.v.keys.MarshalJournalRecord(b[at:at+n], s.epoch, from+int64(at), &rr[i])
 		at += n
 	}
-	if _, err := s.f.WriteAt(b, s.pos); err != nil {
+	if _, err := s.f.WriteAt(b, from); err != nil {
 		j.seq += 1 << 32 // what got there of these must not be taken for what follows the next record
 		return fmt.Errorf("journal: %w", err)
 	}
-	j.seq = seq
-	s.pos += int64(size)
-	if s.pos > s.prepared && size < prepareBy/4 { // many syncs to come
-		to := (s.pos + prepareBy) / prepareBy * prepareBy
-		if _, err := s.f.WriteAt(make([]byte, to-s.pos), s.pos); err == nil { // only speed depends on it
+	page := end &^ (envelope.BlockSize - 1)
+	s.tail = append(s.tail[:0], b[page-from:end-from]...)
+	j.seq, s.pos = seq, end
+	if end > s.prepared && size < prepareBy/4 { // many syncs to come
+		from, to := roundPage(end), (end+prepareBy)/prepareBy*prepareBy
+		if _, err := s.f.WriteAt(make([]byte, to-from), from); err == nil { // only speed depends on it
 			s.prepared = to
 		}
 	}
 	return nil
 }
+
+func roundPage(n int64) int64 { return (n + envelope.BlockSize - 1) &^ (envelope.BlockSize - 1) }
 
 // sync makes what stands before l.end durable, and the other file as far as it is older.
 func (j *journal) sync(l logged) error {
