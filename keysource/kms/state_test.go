@@ -119,7 +119,7 @@ func (b *bench) inState(state keysource.KeyState) (arn, grant, blob string) {
 	if state == keysource.KeyStatePendingImport {
 		b.importPlainly(arn, 1)
 	}
-	grant = b.must(b.root(), "CreateGrant", `{"KeyId":"`+arn+`","GranteePrincipal":"`+user("x")+`","Operations":["Decrypt"]}`)["GrantId"].(string)
+	grant = b.must(b.root(), "CreateGrant", `{"KeyId":"`+arn+`","GranteePrincipal":"`+user("grantee")+`","Operations":["Decrypt"]}`)["GrantId"].(string)
 	blob = b.must(b.root(), "Encrypt", `{"KeyId":"`+arn+`","Plaintext":"aGk="}`)["CiphertextBlob"].(string)
 	switch state {
 	case keysource.KeyStateDisabled:
