@@ -234,7 +234,7 @@ func TestGlob(t *testing.T) {
 		{"*a*b", "xxaxxbxx", false}, {"a?", "a", false},
 		{strings.Repeat("a*", 2000) + "b", strings.Repeat("a", 4000), false},
 	} {
-		if got := glob(row.pattern, row.s, false); got != row.want {
+		if got := glob(row.pattern, row.s, exact); got != row.want {
 			t.Errorf("glob(%.20q, %.20q) = %v", row.pattern, row.s, got)
 		}
 	}
