@@ -41,7 +41,9 @@ func TestProperties(t *testing.T) {
 		}
 		q := &Request{Principal: principal(pick(alice, bob, rootUsr, session, other)), Action: pick("kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey"),
 			Resource: keyARN, ResourceAccount: account, Condition: func(k string) []string { return values[k] }}
-		ask := func(statements ...string) bool { return Decide(mustParse(t, KeyPolicy, statements...), all, q) == Allowed }
+		ask := func(statements ...string) bool {
+			return Decide(mustParse(t, KeyPolicy, statements...), all, q) == Allowed
+		}
 		before := ask(list...)
 		shuffled := slices.Clone(list)
 		r.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
