@@ -144,7 +144,7 @@ func (j *journal) reserve(need int64) (r room, ok bool) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !j.active.takes(need) {
+	if !j.takes(j.active, need) {
 		free := j.free()
 		if free == nil {
 			return r, false
@@ -164,9 +164,18 @@ func (j *journal) reserve(need int64) (r room, ok bool) {
 	return r, true
 }
 
-// takes says whether need more bytes may go into s. One that is empty takes anything.
-func (s *segment) takes(need int64) bool {
-	return s != nil && s.bad == nil && (s.pos+s.reserved+need <= segmentMost || s.pos+s.reserved == envelope.JournalHeaderSize)
+// filesFactor is of how many files a journal file may hold something, in the number that may be open otherwise: they stay open.
+const filesFactor = 4
+
+// takes says whether need more bytes may go into s. One that is empty takes anything. j.mu is held.
+func (j *journal) takes(s *segment, need int64) bool {
+	switch {
+	case s == nil || s.bad != nil:
+		return false
+	case s.pos+s.reserved == envelope.JournalHeaderSize:
+		return true
+	}
+	return s.pos+s.reserved+need <= segmentMost && len(s.files)+s.writers < filesFactor*j.v.files.max
 }
 
 // free returns a segment that can be begun, nil where both are in use. j.mu is held.
@@ -183,7 +192,7 @@ func (j *journal) free() *segment {
 func (j *journal) wait(need int64) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for !j.active.takes(need) && j.free() == nil {
+	for !j.takes(j.active, need) && j.free() == nil {
 		if j.failed != nil {
 			return j.failed
 		}

@@ -74,8 +74,7 @@ func TestKillFiles(t *testing.T) {
 
 // killFiles kills the vault at moment at of the list; false: the list was done by then.
 func killFiles(t *testing.T, chunk int, list []byte, at int64) bool {
-	// A larger chunk has pages that are not replaced together: a kill within one write may tear it.
-	k := &killer{at: -1, pages: chunk == 4096}
+	k := &killer{at: -1, pages: true}
 	fs := memfs.New(memfs.Config{Hook: k.hook})
 	ks := &memoryKeys{}
 	makeVault(t, fs.Root, ks, chunk)
