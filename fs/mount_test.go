@@ -3,6 +3,9 @@ package fs_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -81,6 +84,63 @@ func mount(t testing.TB, vo vault.Options, fo fs.Options) *mounted {
 		ks.Close()
 	})
 	return m
+}
+
+// TestListedBySeveral has one reader of a directory stop half way while others list it from the start to the end and
+// change it: what was there all the time is read once.
+func TestListedBySeveral(t *testing.T) {
+	m := mount(t, vault.Options{}, fs.Options{})
+	dir := filepath.Join(m.dir, "dir")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const files = 2000
+	name := func(kind string, i int) string { return filepath.Join(dir, fmt.Sprint(kind, i)) }
+	for i := range files {
+		for _, kind := range []string{"stays", "goes"} {
+			if err := os.WriteFile(name(kind, i), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	seen := map[string]int{}
+	for round := 0; ; round++ {
+		names, err := f.Readdirnames(200)
+		for _, n := range names {
+			seen[n]++
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if round < 10 {
+			for i := round * files / 10; i < (round+1)*files/10; i++ {
+				if err := errors.Join(os.Remove(name("goes", i)), os.WriteFile(name("new", i), nil, 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if all, err := os.ReadDir(dir); err != nil || len(all) != 2*files {
+				t.Fatalf("another one lists %d files, %v", len(all), err)
+			}
+		}
+	}
+	for i := range files {
+		if n := seen[filepath.Base(name("stays", i))]; n != 1 {
+			t.Errorf("stays%d is listed %d times", i, n)
+		}
+	}
+	for n, times := range seen {
+		if times > 1 {
+			t.Errorf("%s is listed %d times", n, times)
+		}
+	}
 }
 
 func TestBasics(t *testing.T) {
