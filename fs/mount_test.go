@@ -143,6 +143,61 @@ func TestListedBySeveral(t *testing.T) {
 	}
 }
 
+// TestHolesOfWhatIsCached asks for holes and data where the kernel has written nothing back yet.
+func TestHolesOfWhatIsCached(t *testing.T) {
+	m := mount(t, vault.Options{}, fs.Options{})
+	const k = 1 << 10
+	type write struct{ off, n int64 }
+	for _, c := range []struct {
+		name     string
+		synced   []write
+		size     int64 // truncated to after that, if not 0
+		dirty    []write
+		whence   int
+		off, pos int64
+	}{
+		{"data in a hole", nil, 1024 * k, []write{{512 * k, 4 * k}}, unix.SEEK_DATA, 0, 512 * k},
+		{"hole behind it", nil, 1024 * k, []write{{512 * k, 4 * k}}, unix.SEEK_HOLE, 512 * k, 516 * k},
+		{"data that goes on", []write{{0, 8 * k}}, 1024 * k, []write{{8 * k, 300 * k}}, unix.SEEK_HOLE, 0, 308 * k},
+		{"data before data", []write{{512 * k, 4 * k}}, 0, []write{{256 * k, 4 * k}}, unix.SEEK_DATA, 0, 256 * k},
+		{"no hole", []write{{0, 300 * k}}, 0, nil, unix.SEEK_HOLE, 5, 300 * k},
+		{"no hole in what is new", nil, 0, []write{{0, 300 * k}}, unix.SEEK_HOLE, 5, 300 * k},
+		{"data of what is new", nil, 0, []write{{0, 300 * k}}, unix.SEEK_DATA, 299*k + 1, 299*k + 1},
+		{"the end moved on", []write{{0, 100000}}, 0, []write{{100000, 100}}, unix.SEEK_HOLE, 0, 100100},
+		{"the end moved far on", []write{{0, 100000}}, 0, []write{{100000, 900 * k}}, unix.SEEK_HOLE, 0, 100000 + 900*k},
+		{"data past the old end", []write{{0, 10}}, 0, []write{{1024 * k, 4 * k}}, unix.SEEK_DATA, 8 * k, 1024 * k},
+		{"hole before it", []write{{0, 4 * k}}, 0, []write{{1024 * k, 4 * k}}, unix.SEEK_HOLE, 0, 4 * k},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, err := os.Create(filepath.Join(m.dir, c.name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			do := func(all []write) {
+				for _, w := range all {
+					if _, err := f.WriteAt(bytes.Repeat([]byte{'x'}, int(w.n)), w.off); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			do(c.synced)
+			if err := f.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			if c.size != 0 {
+				if err := f.Truncate(c.size); err != nil {
+					t.Fatal(err)
+				}
+			}
+			do(c.dirty)
+			if pos, err := unix.Seek(int(f.Fd()), c.off, c.whence); err != nil || pos != c.pos {
+				t.Errorf("got %d, %v; want %d", pos, err, c.pos)
+			}
+		})
+	}
+}
+
 func TestBasics(t *testing.T) {
 	m := mount(t, vault.Options{}, fs.Options{})
 	want := bytes.Repeat([]byte("0123456789abcdef"), 100000)

@@ -369,13 +369,14 @@ func (s *Server) watch() {
 	}()
 }
 
-// invalidate makes the kernel write back and drop its cached pages of a node from off on. The caller answers a request
-// that holds no page of the node, and other workers answer the writes that come of this.
-func (s *Server) invalidate(node uint64, off int64) error {
+// invalidate makes the kernel write back and drop its cached pages of a node: those with any of the n bytes from off on,
+// and where n is 0 all from off on. The caller answers a request that holds no page of the node, and other workers answer
+// the writes that come of this.
+func (s *Server) invalidate(node uint64, off, n int64) error {
 	m := struct {
 		fuse.OutHeader
 		fuse.NotifyInvalInodeOut
-	}{fuse.OutHeader{Status: -fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off}}
+	}{fuse.OutHeader{Status: -fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off, Length: n}}
 	m.OutHeader.Length = uint32(unsafe.Sizeof(m))
 	return s.notify(unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)))
 }
