@@ -76,6 +76,9 @@ func (fs *filesystem) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, o
 func (fs *filesystem) Forget(id, count uint64) {
 	if n := fs.v.Node(id); n != nil {
 		fs.v.Forget(n, count)
+		if fs.cached && n.Kind() == syscall.S_IFDIR && fs.v.Node(id) == nil {
+			fs.listings.drop(id)
+		}
 	}
 }
 

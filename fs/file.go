@@ -2,6 +2,7 @@ package fs
 
 import (
 	"encoding/binary"
+	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -125,24 +126,43 @@ func (fs *filesystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fu
 }
 
 // Lseek is SEEK_DATA and SEEK_HOLE. The kernel does not write back what it caches before it asks, and would be told
-// that a hole is where it has data: so it is made to, by having it drop its pages of the file.
+// that a hole is where it has data: so it is made to, by having it drop its pages, but only those that may change the
+// answer. Most files that are asked for have no hole, and go on being cached.
 func (fs *filesystem) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	n, st := fs.node(in.NodeId)
 	if st != fuse.OK {
 		return st
 	}
-	if fs.cached {
-		if err := fs.server.invalidate(in.NodeId, int64(in.Offset)); err != nil {
-			return fs.status("lseek", in.NodeId, err)
-		}
-	}
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
-	off, err := fs.v.Seek(ctx, n, int64(in.Offset), int(in.Whence))
+	off, whence := int64(in.Offset), int(in.Whence)
+	pos, err := fs.v.Seek(ctx, n, off, whence)
+	if fs.cached {
+		const toEnd = 0
+		again := func(from, length int64) error {
+			if err := fs.server.invalidate(in.NodeId, from, length); err != nil {
+				return err
+			}
+			var err error
+			pos, err = fs.v.Seek(ctx, n, off, whence)
+			return err
+		}
+		switch {
+		case errors.Is(err, syscall.ENXIO): // the end of what has been written back
+			err = again(off, toEnd)
+		case err == nil && whence == vault.SeekData && pos > off:
+			err = again(off, pos-off)
+		case err == nil && whence == vault.SeekHole:
+			hole := pos
+			if err = again(hole, 1); err == nil && pos != hole {
+				err = again(pos, toEnd)
+			}
+		}
+	}
 	if err != nil {
 		return fs.status("lseek", in.NodeId, err)
 	}
-	out.Offset = uint64(off)
+	out.Offset = uint64(pos)
 	return fuse.OK
 }
 

@@ -80,7 +80,7 @@ type filesystem struct {
 	cached   bool          // exclusive: the kernel caches, and opens without asking
 	timeout  time.Duration // of entries, attributes and negative entries
 	deadline time.Duration
-	handles  handles
+	listings listings
 	server   *Server // for notifications to the kernel; set before the first request
 }
 

@@ -3,6 +3,9 @@ package fs_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -81,6 +84,118 @@ func mount(t testing.TB, vo vault.Options, fo fs.Options) *mounted {
 		ks.Close()
 	})
 	return m
+}
+
+// TestListedBySeveral has one reader of a directory stop half way while others list it from the start to the end and
+// change it: what was there all the time is read once.
+func TestListedBySeveral(t *testing.T) {
+	m := mount(t, vault.Options{}, fs.Options{})
+	dir := filepath.Join(m.dir, "dir")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const files = 2000
+	name := func(kind string, i int) string { return filepath.Join(dir, fmt.Sprint(kind, i)) }
+	for i := range files {
+		for _, kind := range []string{"stays", "goes"} {
+			if err := os.WriteFile(name(kind, i), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	seen := map[string]int{}
+	for round := 0; ; round++ {
+		names, err := f.Readdirnames(200)
+		for _, n := range names {
+			seen[n]++
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if round < 10 {
+			for i := round * files / 10; i < (round+1)*files/10; i++ {
+				if err := errors.Join(os.Remove(name("goes", i)), os.WriteFile(name("new", i), nil, 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if all, err := os.ReadDir(dir); err != nil || len(all) != 2*files {
+				t.Fatalf("another one lists %d files, %v", len(all), err)
+			}
+		}
+	}
+	for i := range files {
+		if n := seen[filepath.Base(name("stays", i))]; n != 1 {
+			t.Errorf("stays%d is listed %d times", i, n)
+		}
+	}
+	for n, times := range seen {
+		if times > 1 {
+			t.Errorf("%s is listed %d times", n, times)
+		}
+	}
+}
+
+// TestHolesOfWhatIsCached asks for holes and data where the kernel has written nothing back yet.
+func TestHolesOfWhatIsCached(t *testing.T) {
+	m := mount(t, vault.Options{}, fs.Options{})
+	const k = 1 << 10
+	type write struct{ off, n int64 }
+	for _, c := range []struct {
+		name     string
+		synced   []write
+		size     int64 // truncated to after that, if not 0
+		dirty    []write
+		whence   int
+		off, pos int64
+	}{
+		{"data in a hole", nil, 1024 * k, []write{{512 * k, 4 * k}}, unix.SEEK_DATA, 0, 512 * k},
+		{"hole behind it", nil, 1024 * k, []write{{512 * k, 4 * k}}, unix.SEEK_HOLE, 512 * k, 516 * k},
+		{"data that goes on", []write{{0, 8 * k}}, 1024 * k, []write{{8 * k, 300 * k}}, unix.SEEK_HOLE, 0, 308 * k},
+		{"data before data", []write{{512 * k, 4 * k}}, 0, []write{{256 * k, 4 * k}}, unix.SEEK_DATA, 0, 256 * k},
+		{"no hole", []write{{0, 300 * k}}, 0, nil, unix.SEEK_HOLE, 5, 300 * k},
+		{"no hole in what is new", nil, 0, []write{{0, 300 * k}}, unix.SEEK_HOLE, 5, 300 * k},
+		{"data of what is new", nil, 0, []write{{0, 300 * k}}, unix.SEEK_DATA, 299*k + 1, 299*k + 1},
+		{"the end moved on", []write{{0, 100000}}, 0, []write{{100000, 100}}, unix.SEEK_HOLE, 0, 100100},
+		{"the end moved far on", []write{{0, 100000}}, 0, []write{{100000, 900 * k}}, unix.SEEK_HOLE, 0, 100000 + 900*k},
+		{"data past the old end", []write{{0, 10}}, 0, []write{{1024 * k, 4 * k}}, unix.SEEK_DATA, 8 * k, 1024 * k},
+		{"hole before it", []write{{0, 4 * k}}, 0, []write{{1024 * k, 4 * k}}, unix.SEEK_HOLE, 0, 4 * k},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, err := os.Create(filepath.Join(m.dir, c.name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			do := func(all []write) {
+				for _, w := range all {
+					if _, err := f.WriteAt(bytes.Repeat([]byte{'x'}, int(w.n)), w.off); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			do(c.synced)
+			if err := f.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			if c.size != 0 {
+				if err := f.Truncate(c.size); err != nil {
+					t.Fatal(err)
+				}
+			}
+			do(c.dirty)
+			if pos, err := unix.Seek(int(f.Fd()), c.off, c.whence); err != nil || pos != c.pos {
+				t.Errorf("got %d, %v; want %d", pos, err, c.pos)
+			}
+		})
+	}
 }
 
 func TestBasics(t *testing.T) {

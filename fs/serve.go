@@ -5,7 +5,7 @@ package fs
 // machine without halt polling, measured). So one thread, the leader, has the right to read, keeps it over requests
 // that are answered at once, and looks for the next request for a moment before it sleeps. It gives the right away
 // before a request that may take long, and a watchdog takes it away when a request took long unforeseen. All other
-// workers sleep in a channel, not in the device: the kernel would wake them too.
+// workers sleep in beds of their own (crew.go), not in the device: the kernel would wake them too.
 
 import (
 	"fmt"
@@ -26,9 +26,7 @@ const (
 	bufSize    = maxRequest + 1<<12    // a request or an answer, with its headers
 	spinFor    = 50 * time.Microsecond // how long the leader looks before it sleeps
 	patience   = time.Millisecond      // how long the leader may be away before another one reads
-	maxWorkers = 64
-
-	idleAfter = 5 * time.Second // without a request: time to tidy up
+	idleAfter  = 5 * time.Second       // without a request: time to tidy up
 
 	interruptPause = 10 * time.Millisecond // before the kernel is told to repeat an interrupt
 	devClone       = 0x8004e500            // FUSE_DEV_IOC_CLONE
@@ -43,18 +41,16 @@ type Server struct {
 	fd    int // blocks
 	quick int // a clone of fd that does not block, -1: none
 
-	turn    chan struct{} // holds the right to read
+	crew    crew
 	begun   time.Time
 	gone    chan struct{} // closed when the mount is gone
 	ended   chan struct{} // closed when the last request is answered
 	once    sync.Once
 	workers sync.WaitGroup
-	count   atomic.Int32 // workers
-	idle    atomic.Int32 // workers that wait for their turn
 	lease   atomic.Int64 // number of the request that the leader handles with the right in hand; 0: none
 	reads   atomic.Uint64
 	watched atomic.Bool
-	rest    *time.Timer // runs Options.Idle; nil where there is none
+	rest    *time.Timer // runs when nothing has been asked for a while
 }
 
 // serveOn mounts raw on dir and answers the INIT request. The mount works only once run is called.
@@ -64,11 +60,14 @@ func serveOn(dir string, raw *filesystem, fo *fuse.MountOptions, o Options) (*Se
 		return nil, err
 	}
 	s := &Server{log: o.Log, dir: dir, raw: raw, fd: fd, quick: -1, ps: fuse.NewProtocolServer(raw, fo),
-		begun: time.Now(), turn: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{})}
+		begun: time.Now(), gone: make(chan struct{}), ended: make(chan struct{})}
 	raw.server = s
-	if o.Idle != nil {
-		s.rest = time.AfterFunc(idleAfter, o.Idle)
-	}
+	s.rest = time.AfterFunc(idleAfter, func() {
+		s.crew.rest()
+		if o.Idle != nil {
+			o.Idle()
+		}
+	})
 	w, err := s.newWorker()
 	if err != nil {
 		return nil, s.abandon(err)
@@ -90,6 +89,7 @@ func serveOn(dir string, raw *filesystem, fo *fuse.MountOptions, o Options) (*Se
 func (s *Server) abandon(err error) error {
 	detach(s.dir, unix.MNT_DETACH)
 	unix.Close(s.fd)
+	s.rest.Stop()
 	return fmt.Errorf("serve %s: %w", s.dir, err)
 }
 
@@ -116,13 +116,11 @@ func (s *Server) run() {
 	if runtime.GOMAXPROCS(0) < 4 {
 		runtime.GOMAXPROCS(4)
 	}
-	s.turn <- struct{}{}
+	s.crew.vacant = true
 	s.spawn()
 	s.spawn()
 	s.workers.Wait()
-	if s.rest != nil {
-		s.rest.Stop()
-	}
+	s.rest.Stop()
 	unix.Close(s.fd)
 	if s.quick >= 0 {
 		unix.Close(s.quick)
@@ -150,21 +148,23 @@ func (s *Server) spawn() {
 		s.log.Error("no memory for another worker", "err", err)
 		return
 	}
-	s.count.Add(1)
+	s.crew.mu.Lock()
+	s.crew.count++
+	s.crew.mu.Unlock()
 	s.workers.Add(1)
 	go w.run()
 }
 
 // pass gives the right to read to another worker, and sees to it that there is one.
 func (s *Server) pass() {
-	if s.idle.Load() == 0 && s.count.Load() < maxWorkers {
+	if s.crew.pass() {
 		s.spawn()
 	}
-	s.turn <- struct{}{}
 }
 
 type worker struct {
 	s       *Server
+	bed     bed // where it waits for its turn
 	in, out []byte
 	inv     [1][]byte
 	outv    [1][]byte
@@ -192,23 +192,9 @@ func (w *worker) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer s.workers.Done()
-	defer s.count.Add(-1)
+	defer s.crew.leave()
 	defer w.free()
-	for {
-		if s.idle.Add(1) > 2 && s.count.Load() > 3 {
-			s.idle.Add(-1)
-			return
-		}
-		select {
-		case <-s.turn:
-			s.idle.Add(-1)
-		case <-s.gone:
-			s.idle.Add(-1)
-			return
-		}
-		if !w.lead() {
-			return
-		}
+	for s.crew.await(w) && w.lead() {
 	}
 }
 
@@ -225,7 +211,7 @@ func (w *worker) lead() bool {
 			if err != unix.ENODEV {
 				s.log.Error("read /dev/fuse", "err", err)
 			}
-			s.once.Do(func() { close(s.gone) })
+			s.once.Do(func() { close(s.gone); s.crew.close() })
 			return false
 		}
 		if slow((*fuse.InHeader)(unsafe.Pointer(&w.in[0]))) {
@@ -360,12 +346,15 @@ func (s *Server) watch() {
 	go func() {
 		defer s.workers.Done()
 		defer s.watched.Store(false)
-		if s.rest != nil {
-			s.rest.Stop()
-			defer s.rest.Reset(idleAfter)
-		}
+		s.rest.Stop()
+		defer s.rest.Reset(idleAfter)
+		trimmed := s.now()
 		for seen, still := int64(0), 0; still < 20; {
 			time.Sleep(patience)
+			if s.now() > trimmed+int64(idleAfter) {
+				s.crew.trim()
+				trimmed = s.now()
+			}
 			id := s.lease.Load()
 			switch {
 			case id == 0 && int64(s.reads.Load()) == seen:
@@ -380,13 +369,14 @@ func (s *Server) watch() {
 	}()
 }
 
-// invalidate makes the kernel write back and drop its cached pages of a node from off on. The caller answers a request
-// that holds no page of the node, and other workers answer the writes that come of this.
-func (s *Server) invalidate(node uint64, off int64) error {
+// invalidate makes the kernel write back and drop its cached pages of a node: those with any of the n bytes from off on,
+// and where n is 0 all from off on. The caller answers a request that holds no page of the node, and other workers answer
+// the writes that come of this.
+func (s *Server) invalidate(node uint64, off, n int64) error {
 	m := struct {
 		fuse.OutHeader
 		fuse.NotifyInvalInodeOut
-	}{fuse.OutHeader{Status: -fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off}}
+	}{fuse.OutHeader{Status: -fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off, Length: n}}
 	m.OutHeader.Length = uint32(unsafe.Sizeof(m))
 	return s.notify(unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)))
 }

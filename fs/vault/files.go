@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"kmsfs/fs/backing"
 )
@@ -118,7 +119,9 @@ type reaper struct {
 	cond  *sync.Cond
 	queue []remains
 	busy  int
+	late  bool // the queue has waited for long enough
 	done  bool
+	alarm *time.Timer
 }
 
 // remains is what the reaper closes: a file, or one that was opened only to give up its key.
@@ -127,25 +130,31 @@ type remains struct {
 	bf backing.File
 }
 
-const reaperMost = 1024 // files waiting to be closed, each with a descriptor
+const (
+	reaperMost  = 1024 // files waiting to be closed, each with a descriptor
+	reaperBatch = 128  // are closed at once: to wake the reaper for each costs more than to close it
+	reaperDelay = 20 * time.Millisecond
+)
 
 func (r *reaper) start(v *Vault) {
 	r.v = v
 	r.cond = sync.NewCond(&r.mu)
+	r.alarm = time.AfterFunc(time.Hour, r.hurry)
+	r.alarm.Stop()
 	v.wg.Add(1)
 	go func() {
 		defer v.wg.Done()
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for {
-			for len(r.queue) == 0 {
+			for !r.due() {
 				if r.done {
 					return
 				}
 				r.cond.Wait()
 			}
 			q := r.queue
-			r.queue = nil
+			r.queue, r.late = nil, false
 			r.busy = len(q)
 			r.mu.Unlock()
 			for _, x := range q {
@@ -166,6 +175,24 @@ func (r *reaper) put(x remains) {
 		return
 	}
 	r.queue = append(r.queue, x)
+	if len(r.queue) == 1 {
+		r.alarm.Reset(reaperDelay)
+	}
+	if len(r.queue) == reaperBatch {
+		r.cond.Broadcast()
+	}
+	r.mu.Unlock()
+}
+
+// due says whether there is something to close now. r.mu is held.
+func (r *reaper) due() bool {
+	return len(r.queue) >= reaperBatch || len(r.queue) > 0 && (r.late || r.done)
+}
+
+// hurry has what waits closed now.
+func (r *reaper) hurry() {
+	r.mu.Lock()
+	r.late = true
 	r.cond.Broadcast()
 	r.mu.Unlock()
 }
@@ -215,6 +242,8 @@ func (r *reaper) drain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.queue) > 0 || r.busy > 0 {
+		r.late = true
+		r.cond.Broadcast()
 		r.cond.Wait()
 	}
 }
@@ -222,6 +251,7 @@ func (r *reaper) drain() {
 func (r *reaper) stop() {
 	r.mu.Lock()
 	r.done = true
+	r.alarm.Stop()
 	r.cond.Broadcast()
 	r.mu.Unlock()
 }
