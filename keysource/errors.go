@@ -69,8 +69,10 @@ func KindOf(code string) error {
 		return ErrDisabled
 	case CodeInvalidState:
 		return ErrInvalidState
-	case CodeAccessDenied, "UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignature",
-		"MissingAuthenticationToken", "ExpiredTokenException", "InvalidGrantTokenException":
+	case CodeAccessDenied, "AccessDenied", "UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignature",
+		"IncompleteSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException",
+		"SignatureDoesNotMatch", "InvalidClientTokenId", "ExpiredToken", "ExpiredTokenException", "RequestExpired",
+		"RequestTimeTooSkewed", "AuthFailure", "NotAuthorized", "OptInRequired", "InvalidGrantTokenException":
 		return ErrDenied
 	case CodeInvalidCiphertext:
 		return ErrInvalidCiphertext
@@ -82,14 +84,16 @@ func KindOf(code string) error {
 		return ErrConflict
 	case CodeLimitExceeded:
 		return ErrLimit
-	case CodeUnsupported, "InvalidKeyUsageException":
+	case CodeUnsupported, "InvalidKeyUsageException", "UnknownOperationException", "InvalidAction":
 		return ErrUnsupported
 	case CodeValidation, CodeInvalidARN, CodeInvalidAliasName, CodeIncorrectKeyMaterial, "InvalidMarkerException",
-		"MalformedPolicyDocumentException", "TagException", "ExpiredImportTokenException", "InvalidImportTokenException":
+		"MalformedPolicyDocumentException", "TagException", "SerializationException", "ValidationError", "ExpiredImportTokenException", "InvalidImportTokenException":
 		return ErrInvalidArgument
-	case CodeKeyUnavailable, CodeDependencyTimeout, CodeInternal:
+	case CodeKeyUnavailable, CodeDependencyTimeout, CodeInternal, "InternalFailure", "InternalServerError",
+		"ServiceUnavailable", "ServiceUnavailableException", "RequestTimeout", "RequestTimeoutException":
 		return ErrUnavailable
-	case CodeThrottling, "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded":
+	case CodeThrottling, "Throttling", "ThrottledException", "RequestThrottled", "RequestThrottledException",
+		"TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded", "SlowDown", "PriorRequestNotComplete":
 		return ErrThrottled
 	}
 	return nil
@@ -124,7 +128,7 @@ func NewError(op, keyID, code, message string) *Error {
 	return &Error{Op: op, KeyID: keyID, Code: code, Kind: kind, Message: message}
 }
 
-// Error says what failed, on which key, and why.
+// Error says what failed, on which key, why, and in which request.
 func (e *Error) Error() string {
 	var b strings.Builder
 	if e.Op != "" {
@@ -143,8 +147,13 @@ func (e *Error) Error() string {
 	default:
 		b.WriteString("failed")
 	}
-	if e.Code != "" {
+	switch {
+	case e.Code != "" && e.RequestID != "":
+		b.WriteString(" (" + e.Code + ", request " + e.RequestID + ")")
+	case e.Code != "":
 		b.WriteString(" (" + e.Code + ")")
+	case e.RequestID != "":
+		b.WriteString(" (request " + e.RequestID + ")")
 	}
 	if e.Err != nil {
 		b.WriteString(": ")
