@@ -172,9 +172,9 @@ func TestCacheAllGiveUp(t *testing.T) {
 func TestCacheKeepsNoErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls int
-		c := NewCache(failing(&calls, ErrDisabled), CacheConfig{})
+		c := NewCache(failing(&calls, ErrUnavailable), CacheConfig{})
 		defer c.Close()
-		if _, err := c.Decrypt(t.Context(), DecryptInput{}); !errors.Is(err, ErrDisabled) {
+		if _, err := c.Decrypt(t.Context(), DecryptInput{}); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("got %v", err)
 		}
 		if _, err := c.Decrypt(t.Context(), DecryptInput{}); err != nil {

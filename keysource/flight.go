@@ -7,7 +7,8 @@ import (
 )
 
 // flight is one Decrypt below that several callers may wait for. It runs in a goroutine of the cache, so that the
-// caller who came first can give up without failing the others; when the last one has given up it is cancelled.
+// caller who came first can give up without failing the others; when the last one has given up it is cancelled, unless it
+// is kept.
 // All fields but name, done and cancel are guarded by Cache.mu.
 type flight struct {
 	name    cacheKey
@@ -15,6 +16,7 @@ type flight struct {
 	cancel  context.CancelFunc
 	waiters int
 	ended   bool
+	kept    bool // goes on without waiters
 	result  DecryptResult
 	err     error
 }
@@ -53,6 +55,7 @@ func (c *Cache) join(ctx context.Context, key cacheKey, in DecryptInput) *flight
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.forget(f)
+		c.learn(f, key, in.KeyID, err, generation)
 		if err == nil {
 			c.insert(key, result, generation)
 		}
@@ -65,17 +68,27 @@ func (c *Cache) join(ctx context.Context, key cacheKey, in DecryptInput) *flight
 	return f
 }
 
-// wait returns the flight's answer with a plaintext of the caller's own, or ctx's error.
-func (c *Cache) wait(ctx context.Context, f *flight) (DecryptResult, error) {
+// wait returns the flight's answer with a plaintext of the caller's own, or ctx's error. Where the answer is long in
+// coming, or is that the keysource cannot be reached, a key in its grace serves instead.
+func (c *Cache) wait(ctx context.Context, f *flight, key cacheKey, ref KeyRef) (DecryptResult, error) {
+	patience, stop := context.WithTimeout(ctx, c.cfg.GraceWait)
+	defer stop()
 	select {
 	case <-f.done:
-	case <-ctx.Done():
+	case <-patience.Done():
+		if r, ok := c.leave(ctx, f, key, ref); ok {
+			return r, nil
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.waiters--
 	if !f.ended {
-		if f.waiters == 0 {
+		if f.waiters == 0 && !f.kept {
 			f.cancel()
 			c.forget(f)
 		}
@@ -85,6 +98,11 @@ func (c *Cache) wait(ctx context.Context, f *flight) (DecryptResult, error) {
 		if c.closed {
 			return DecryptResult{}, ErrClosed
 		}
+		if unreachable(f.err) {
+			if r, ok := c.stale(key, ref); ok {
+				return r, nil
+			}
+		}
 		return DecryptResult{}, f.err
 	}
 	result := f.result.clone()
@@ -92,6 +110,23 @@ func (c *Cache) wait(ctx context.Context, f *flight) (DecryptResult, error) {
 		f.result.Plaintext.Wipe()
 	}
 	return result, nil
+}
+
+// leave takes a key in its grace rather than wait on for a flight that has not landed. The flight goes on, to bring the
+// key for later.
+func (c *Cache) leave(ctx context.Context, f *flight, key cacheKey, ref KeyRef) (DecryptResult, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.ended || ctx.Err() != nil || c.closed {
+		return DecryptResult{}, false
+	}
+	c.markDown()
+	r, ok := c.stale(key, ref)
+	if ok {
+		f.waiters--
+		f.kept = true
+	}
+	return r, ok
 }
 
 // forget takes a flight out of the way, so that the next caller starts one of its own rather than join one that has
