@@ -71,7 +71,7 @@ type Cache struct {
 	flights    map[cacheKey]*flight
 	refusals   map[cacheKey]refusal
 	downUntil  time.Time // until then the keysource counts as out of reach, for keys in their grace
-	generation uint64 // counts purges, so that an answer from before a purge is not kept after it
+	generation uint64    // counts purges, so that an answer from before a purge is not kept after it
 	closed     bool
 	stats      CacheStats
 }
