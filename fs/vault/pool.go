@@ -2,22 +2,31 @@ package vault
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"sync"
 	"time"
 
 	"kmsfs/envelope"
-	"kmsfs/keysource"
 )
 
-// tableSlots is how many records a table of the smallest slots takes, its header included: 1 MiB.
-const tableSlots = 2048
-
-// Batches of keys: the first, and the largest that demand makes them grow to.
+// The stock of keys: the first, and the largest that demand makes it grow to.
 const (
 	poolFirst = 32
 	poolMost  = 1024
+)
+
+// How many calls of the keysource are under way at once where it takes its time, and how long one takes that does.
+const (
+	poolCalls = 64
+	slowCall  = 500 * time.Microsecond
+)
+
+// Records are made durable together. How long the writer waits for more of them: while somebody waits for a key, and while
+// nobody does; and how many are enough.
+const (
+	gatherBriefly = 500 * time.Microsecond
+	gatherCalmly  = 20 * time.Millisecond
+	gatherEnough  = 256
 )
 
 // bound is a data key whose record is durable in the sidecar, ready to encrypt a file.
@@ -27,60 +36,95 @@ type bound struct {
 	key *envelope.FileKey
 }
 
-// pool makes data keys ahead of need: it asks the keysource for them, writes their records, makes those durable with
-// one fdatasync a batch, and only then hands them out, so that creating a file costs neither a call nor a sync.
+// made is a data key whose record is not durable yet.
+type made struct {
+	bound
+	record *envelope.Record
+}
+
+// pool makes data keys ahead of need. Workers ask the keysource for them, several at once where it is slow; the writer
+// makes the records of those that have come durable with one fdatasync and only then hands them out, so that creating a file
+// costs neither a call nor a sync. A worker that hangs holds up its own key alone.
 type pool struct {
 	v *Vault
 
-	mu      sync.Mutex
-	ready   []bound
-	batch   int           // size of the next batch
-	filling chan struct{} // closed when the batch under way is done; nil when none is
-	err     error         // of the last batch
-	last    time.Time     // when the last batch was asked for
-	closed  bool
-	tableID uint64 // of the table being written
+	mu       sync.Mutex // guards what follows; never held across a call, a write or a sync
+	ready    []bound
+	made     []made
+	stock    int           // how many to make at once, and to keep
+	todo     int           // keys that no worker has begun
+	calls    int           // keys that a worker is making, one each
+	slow     bool          // calls take longer than slowCall
+	writing  bool          // the writer runs
+	waiters  int           // in take
+	changed  chan struct{} // closed and made anew when a key is ready or making has ended
+	err      error         // of the last key that failed, nil after one that did not
+	last     time.Time     // when keys were last ordered
+	closed   bool
+	tableID  uint64 // of the table being written
+	hurry    chan struct{}
+	stopping chan struct{}
+	wg       sync.WaitGroup // workers and writer
 
-	// The writer's own: only the one filling goroutine uses them.
-	table *tableWriter
+	table *tableWriter // the writer's own
+}
+
+// start makes the pool ready for use.
+func (p *pool) start(v *Vault) {
+	p.v, p.stock = v, poolFirst
+	p.changed, p.hurry, p.stopping = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
 }
 
 // take returns a key. It waits for the keysource only where none is ready.
 func (p *pool) take(ctx context.Context) (bound, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ordered := false
 	for {
-		p.mu.Lock()
 		if p.closed {
-			p.mu.Unlock()
 			return bound{}, fmt.Errorf("%w: the vault is closed", ErrNoKey)
 		}
 		if n := len(p.ready); n > 0 {
 			b := p.ready[n-1]
 			p.ready[n-1] = bound{}
 			p.ready = p.ready[:n-1]
-			if n-1 <= p.batch/2 && p.filling == nil {
-				p.fill()
+			if n-1+p.coming() <= p.stock/2 && p.err == nil {
+				p.order()
 			}
-			p.mu.Unlock()
 			return b, nil
 		}
-		if p.filling == nil {
-			p.fill()
+		if p.coming() == 0 {
+			if ordered && p.err != nil {
+				return bound{}, fmt.Errorf("%w: %w", ErrNoKey, p.err)
+			}
+			p.order()
 		}
-		wait := p.filling
+		ordered = true
+		wait := p.changed
+		p.waiters++
 		p.mu.Unlock()
+		p.hurryUp()
+		var err error
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return bound{}, fmt.Errorf("%w: %w", ErrNoKey, ctx.Err())
+			err = fmt.Errorf("%w: %w", ErrNoKey, ctx.Err())
 		}
 		p.mu.Lock()
-		err := p.err
-		empty := len(p.ready) == 0
-		p.mu.Unlock()
-		if err != nil && empty {
-			return bound{}, fmt.Errorf("%w: %w", ErrNoKey, err)
+		p.waiters--
+		if err != nil {
+			return bound{}, err
 		}
 	}
+}
+
+// coming is how many keys are on their way. p.mu is held.
+func (p *pool) coming() int {
+	n := p.todo + p.calls + len(p.made)
+	if p.writing {
+		n++
+	}
+	return n
 }
 
 // put gives back a key that encrypted nothing.
@@ -89,94 +133,176 @@ func (p *pool) put(b bound) {
 	defer p.mu.Unlock()
 	if !p.closed {
 		p.ready = append(p.ready, b)
+		p.announce()
 		return
 	}
 	p.v.keeper.erase(b.loc)
 }
 
-// fill starts a batch; p.mu is held.
-func (p *pool) fill() {
+// order has keys made: a stock of them, which grows with demand; a single one after a failure, to see whether all is well
+// again. p.mu is held.
+func (p *pool) order() {
 	now := p.v.now()
 	if now.Sub(p.last) < time.Second {
-		p.batch = min(2*p.batch, poolMost)
+		p.stock = min(2*p.stock, poolMost)
 	} else if now.Sub(p.last) > time.Minute {
-		p.batch = max(p.batch/2, poolFirst)
+		p.stock = max(p.stock/2, poolFirst)
 	}
 	p.last = now
-	n := p.batch
-	done := make(chan struct{})
-	p.filling = done
-	p.v.wg.Add(1)
-	go func() {
-		defer p.v.wg.Done()
+	p.todo += p.stock
+	if p.err != nil {
+		p.todo = 1
+	}
+	p.work()
+}
+
+// work starts workers for what is to be done: one, or many where the keysource is slow. p.mu is held.
+func (p *pool) work() {
+	most := 1
+	if p.slow {
+		most = poolCalls
+	}
+	for p.todo > 0 && p.calls < most && !p.closed {
+		p.todo--
+		p.calls++
+		p.wg.Go(p.worker)
+	}
+}
+
+// worker makes keys while there are some to make.
+func (p *pool) worker() {
+	for more := true; more; {
+		began := time.Now()
 		ctx, cancel := context.WithTimeout(p.v.ctx, p.v.deadline)
-		defer cancel()
-		made, err := p.make(ctx, n)
-		if err != nil {
-			p.v.log.Error("no new data keys", "err", err)
+		m, err := p.v.newKey(ctx)
+		cancel()
+		more = p.deliver(m, err, time.Since(began) > slowCall)
+	}
+}
+
+// deliver takes in what a worker has made, and says whether it is to make another. Where a key failed, no more are begun:
+// those that wait are told when the last one under way has ended.
+func (p *pool) deliver(m made, err error, slow bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
+	if err != nil {
+		p.todo = 0
+		if len(p.ready) > 0 && p.v.ctx.Err() == nil { // else who waits for a key reports it
+			p.v.log.Warn("no new data keys", "err", err)
 		}
+	} else {
+		p.slow = slow
+		p.made = append(p.made, m)
+		if !p.writing {
+			p.writing = true
+			p.wg.Go(p.writer)
+		}
+	}
+	if p.todo > 0 && !p.closed {
+		p.todo--
+		p.work()
+		return true
+	}
+	p.calls--
+	if p.calls == 0 || len(p.made) >= gatherEnough {
+		p.hurryUp()
+	}
+	if p.coming() == 0 {
+		p.announce()
+	}
+	return false
+}
+
+// hurryUp has the writer write what there is.
+func (p *pool) hurryUp() {
+	select {
+	case p.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// announce wakes who waits in take. p.mu is held.
+func (p *pool) announce() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// writer makes records durable until there are none.
+func (p *pool) writer() {
+	for {
+		p.gather()
 		p.mu.Lock()
-		p.ready = append(p.ready, made...)
-		p.err = err
-		p.filling = nil
+		batch := p.made
+		p.made = nil
+		if len(batch) == 0 {
+			p.writing = false
+			if p.coming() == 0 {
+				p.announce()
+			}
+			p.mu.Unlock()
+			return
+		}
 		p.mu.Unlock()
-		close(done)
-	}()
+		err := p.write(batch)
+		p.mu.Lock()
+		for _, m := range batch {
+			if err != nil {
+				m.key.Wipe()
+			} else {
+				p.ready = append(p.ready, m.bound)
+			}
+		}
+		if err != nil {
+			p.err = fmt.Errorf("write key records: %w", err)
+			p.todo = 0
+		}
+		p.announce()
+		p.mu.Unlock()
+	}
 }
 
-// make generates up to n keys and makes their records durable.
-func (p *pool) make(ctx context.Context, n int) ([]bound, error) {
-	v := p.v
-	made := make([]bound, 0, n)
-	records := make([]*envelope.Record, 0, n)
-	var failed error
-	for range n {
-		var id envelope.FileID
-		rand.Read(id[:])
-		dk, err := v.ks.GenerateDataKey(ctx, keysource.GenerateDataKeyInput{
-			KeyID:             keysource.KeyRef(v.cfg.Key),
-			EncryptionContext: envelope.FileContext(v.cfg.Volume, id),
-			NumberOfBytes:     envelope.KeySize,
-		})
-		if err != nil {
-			failed = err
-			break
+// gather waits for more records to make durable at once: not for long while somebody waits, and not at all where no more
+// are coming or enough are there.
+func (p *pool) gather() {
+	for deadline := time.Now().Add(gatherCalmly); ; {
+		p.mu.Lock()
+		wait := time.Until(deadline)
+		if p.waiters > 0 {
+			wait = min(wait, gatherBriefly)
+			deadline = time.Now().Add(wait)
 		}
-		fk, err := envelope.NewFileKey(dk.Plaintext.Bytes(), id, v.geo)
-		dk.Plaintext.Wipe()
-		if err != nil {
-			failed = err
-			break
+		enough := p.todo+p.calls == 0 || len(p.made) >= gatherEnough || p.closed
+		p.mu.Unlock()
+		if enough || wait <= 0 {
+			return
 		}
-		made = append(made, bound{id: id, key: fk})
-		records = append(records, envelope.NewRecord(fk, id, v.now().UnixNano(), []envelope.Wrapping{{
-			ContextVersion: 1, KeyARN: dk.KeyID, KeyMaterialID: dk.KeyMaterialID, Blob: dk.CiphertextBlob,
-		}}))
-	}
-	if len(made) == 0 {
-		return nil, failed
-	}
-	if err := p.write(made, records); err != nil {
-		for _, b := range made {
-			b.key.Wipe()
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+			return
+		case <-p.hurry:
+			t.Stop()
+		case <-p.stopping:
+			t.Stop()
+			return
 		}
-		return nil, fmt.Errorf("write key records: %w", err)
 	}
-	return made, nil // what was made serves, even where the keysource failed later
 }
 
-// close stops the pool and erases the keys that were never used.
+// close stops the pool and erases the keys that were never used. The vault's context has ended, and with it the calls under
+// way.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
-	wait := p.filling
+	p.todo = 0
+	close(p.stopping)
 	p.mu.Unlock()
-	if wait != nil {
-		<-wait
-	}
+	p.wg.Wait()
 	p.mu.Lock()
 	ready := p.ready
 	p.ready = nil
+	p.announce()
 	p.mu.Unlock()
 	for _, b := range ready {
 		b.key.Wipe()
@@ -184,4 +310,3 @@ func (p *pool) close() {
 	}
 	p.abandon()
 }
-

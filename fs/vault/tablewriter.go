@@ -9,6 +9,9 @@ import (
 	"kmsfs/fs/backing"
 )
 
+// tableSlots is how many records a table of the smallest slots takes, its header included: 1 MiB.
+const tableSlots = 2048
+
 // tableWriter appends records to the table that this mount has begun.
 type tableWriter struct {
 	id       uint64
@@ -17,30 +20,30 @@ type tableWriter struct {
 	next     uint32
 }
 
-// write appends records to the tables, durably, and fills in the locators.
-func (p *pool) write(made []bound, records []*envelope.Record) error {
+// write appends the records of batch to the tables, durably, and fills in the locators.
+func (p *pool) write(batch []made) error {
 	need := 0
-	for _, r := range records {
-		need = max(need, r.MarshaledSize())
+	for _, m := range batch {
+		need = max(need, m.record.MarshaledSize())
 	}
 	slotSize, err := envelope.SlotSizeFor(need)
 	if err != nil {
 		return err
 	}
-	for len(records) > 0 {
+	for len(batch) > 0 {
 		if p.table == nil || p.table.slotSize < slotSize || int(p.table.next)*p.table.slotSize >= tableSlots*512 {
 			if err := p.begin(slotSize); err != nil {
 				return err
 			}
 		}
 		t := p.table
-		n := min(len(records), tableSlots*512/t.slotSize-int(t.next))
+		n := min(len(batch), tableSlots*512/t.slotSize-int(t.next))
 		buf := make([]byte, n*t.slotSize)
 		for i := range n {
-			if err := records[i].Marshal(buf[i*t.slotSize : (i+1)*t.slotSize]); err != nil {
+			if err := batch[i].record.Marshal(buf[i*t.slotSize : (i+1)*t.slotSize]); err != nil {
 				return err
 			}
-			made[i].loc = envelope.Locator{Table: t.id, Slot: t.next + uint32(i)}
+			batch[i].loc = envelope.Locator{Table: t.id, Slot: t.next + uint32(i)}
 		}
 		off := int64(t.next) * int64(t.slotSize)
 		if _, err := t.f.WriteAt(buf, off); err != nil {
@@ -54,7 +57,7 @@ func (p *pool) write(made []bound, records []*envelope.Record) error {
 			return err
 		}
 		t.next += uint32(n)
-		made, records = made[n:], records[n:]
+		batch = batch[n:]
 	}
 	return nil
 }
@@ -109,4 +112,3 @@ func (p *pool) begin(slotSize int) error {
 	p.mu.Unlock()
 	return nil
 }
-

@@ -327,7 +327,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	v.root.dir = &dirState{id: v.keys.RootDir(), h: h, users: 1} // in use for ever
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.tables = tables{v: v, open: map[uint64]*table{}}
-	v.pool = pool{v: v, batch: poolFirst}
+	v.pool.start(v)
 	v.spares = spares{v: v}
 	v.reaper.start(v)
 	v.keeper.start(v)
