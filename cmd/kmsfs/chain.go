@@ -22,6 +22,9 @@ type mounted struct {
 	server *kfs.Server
 }
 
+// keysAhead is how many data keys a mount decrypts ahead of need; the cache has room for more.
+const keysAhead = 4096
+
 // mountChain is the whole chain: the keysource that the vault names, retry and cache over it, the vault, the mount.
 func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log *slog.Logger) (_ *mounted, err error) {
 	m := &mounted{}
@@ -53,7 +56,7 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 	}
 	m.keys = p.Keys.decorate(ks)
 	opts := vault.Options{Log: log, Deadline: p.Keys.timeout() + deadlineMargin, Opens: vault.Untracked, // an exclusive mount lets the kernel open without asking
-		OpenFiles: openFiles(), OpenDirs: openFiles()}
+		OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead}
 	if p.Shared {
 		opts.Sharing = vault.Shared
 	}

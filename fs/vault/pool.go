@@ -85,9 +85,9 @@ func (p *pool) take(ctx context.Context) (bound, error) {
 			return bound{}, fmt.Errorf("%w: the vault is closed", ErrNoKey)
 		}
 		if n := len(p.ready); n > 0 {
-			b := p.ready[n-1]
-			p.ready[n-1] = bound{}
-			p.ready = p.ready[:n-1]
+			b := p.ready[0] // in the order of their records, so that files made together have neighbours
+			p.ready[0] = bound{}
+			p.ready = p.ready[1:]
 			if n-1+p.coming() <= p.stock/2 && p.err == nil {
 				p.order()
 			}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"syscall"
+	"time"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
@@ -135,6 +136,8 @@ func (t *tables) fileKey(ctx context.Context, loc envelope.Locator, id envelope.
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
+	defer func() { t.v.ahead.asked(loc, time.Since(began)) }()
 	var errs []error
 	for _, w := range r.Wrappings {
 		if w.Kind != 0 {

@@ -83,6 +83,9 @@ type Options struct {
 	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each. While many files are being written there
 	// may be 32 times as many.
 	OpenFiles, OpenDirs int
+	// KeysAhead is how many data keys may be decrypted ahead of need where a pattern shows; 0: none. It pays only where
+	// the keysource keeps what it has decrypted.
+	KeysAhead int
 }
 
 // Vault is an open vault.
@@ -119,6 +122,7 @@ type Vault struct {
 	files  fileCache
 	tables tables
 	pool   pool
+	ahead  readAhead
 	spares spares
 	keeper keeper
 	reaper reaper
@@ -328,6 +332,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.tables = tables{v: v, open: map[uint64]*table{}}
 	v.pool.start(v)
+	v.ahead = readAhead{v: v, most: o.KeysAhead, tables: map[uint64]*aheadTable{}}
 	v.spares = spares{v: v}
 	v.reaper.start(v)
 	v.keeper.start(v)
