@@ -25,7 +25,8 @@ type mounted struct {
 // keysAhead is how many data keys a mount decrypts ahead of need; the cache has room for more.
 const keysAhead = 4096
 
-// mountChain is the whole chain: the keysource that the vault names, retry and cache over it, the vault, the mount.
+// mountChain is the whole chain: the keysource that the vault names, retry, cache and branch keys over it, the vault, the
+// mount.
 func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log *slog.Logger) (_ *mounted, err error) {
 	m := &mounted{}
 	defer func() {
@@ -54,7 +55,15 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 		}
 		return nil, err
 	}
-	m.keys = p.Keys.decorate(ks)
+	if u, e := keysource.ParseURL(p.Keysource); e != nil {
+		err = e
+	} else {
+		m.keys, err = p.Keys.decorate(ks, u.Branch)
+	}
+	if err != nil {
+		top.Close()
+		return nil, err
+	}
 	opts := vault.Options{Log: log, Deadline: p.Keys.timeout() + deadlineMargin, Opens: vault.Untracked, // an exclusive mount lets the kernel open without asking
 		OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead}
 	if p.Shared {

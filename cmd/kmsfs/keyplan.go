@@ -33,11 +33,21 @@ func (k keyPlan) timeout() time.Duration {
 	return defaultKeyTimeout
 }
 
-// decorate puts over ks what a mount needs: cache over retry.
-func (k keyPlan) decorate(ks keysource.Keysource) keysource.Keysource {
+// decorate puts over ks what a mount needs: cache over retry, and over these, where the URL asks for them, branch keys,
+// which the cache then keeps.
+func (k keyPlan) decorate(ks keysource.Keysource, branch keysource.BranchLimits) (keysource.Keysource, error) {
 	retry := keysource.NewRetry(ks, keysource.RetryConfig{MaxAttempts: retryAttempts, MaxDelay: retryMaxDelay,
 		AttemptTimeout: attemptTimeout, Timeout: k.timeout()})
-	return keysource.NewCache(retry, keysource.CacheConfig{MaxAge: k.MaxAge, MaxIdle: k.Idle, Grace: k.Grace})
+	cache := keysource.NewCache(retry, keysource.CacheConfig{MaxAge: k.MaxAge, MaxIdle: k.Idle, Grace: k.Grace})
+	if branch == (keysource.BranchLimits{}) {
+		return cache, nil
+	}
+	b, err := keysource.NewBranch(cache, branch, nil)
+	if err != nil {
+		cache.Close()
+		return nil, err
+	}
+	return b, nil
 }
 
 // add defines the flags.

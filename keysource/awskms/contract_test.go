@@ -122,6 +122,24 @@ func TestContractChain(t *testing.T) {
 	})
 }
 
+// TestContractBranch runs the suite on branch keys over the chain of a mount.
+func TestContractBranch(t *testing.T) {
+	keysourcetest.Run(t, func(t *testing.T) keysourcetest.Target {
+		s := newStore(t)
+		server := httptest.NewServer(&awskmstest.Server{Keys: s})
+		t.Cleanup(server.Close)
+		c := keysource.NewCache(keysource.NewRetry(open(t, Config{Endpoint: server.URL}), keysource.RetryConfig{}),
+			keysource.CacheConfig{})
+		b, err := keysource.NewBranch(c, keysource.DefaultBranchLimits(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := s.target(b)
+		target.Settle = b.Purge
+		return target
+	})
+}
+
 func BenchmarkDecrypt(b *testing.B) {
 	s := newStore(b)
 	server := httptest.NewServer(&awskmstest.Server{Keys: s})

@@ -39,7 +39,7 @@ func TestLatency(t *testing.T) {
 	type times struct{ untar, cat time.Duration }
 	best := map[string]times{}
 	for range rounds {
-		for _, where := range []string{"local", "awskms"} {
+		for _, where := range []string{"local", "awskms", "branch"} {
 			o := lab.Options{}
 			k := newKMS(t, 10*time.Millisecond)
 			switch where {
@@ -71,7 +71,7 @@ func TestLatency(t *testing.T) {
 			}
 		}
 	}
-	for _, where := range []string{"awskms"} {
+	for _, where := range []string{"awskms", "branch"} {
 		untar := best[where].untar.Seconds() / best["local"].untar.Seconds()
 		cat := best[where].cat.Seconds() / best["local"].cat.Seconds()
 		t.Logf("%s: untar %.2fx, cold cat %.2fx of local", where, untar, cat)
