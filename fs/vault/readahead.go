@@ -14,10 +14,10 @@ import (
 // Read-ahead of keys. Neighbouring records belong to files that were made together, which are often read together.
 const (
 	aheadSlots  = 64               // records that are fetched together: an extent of a key table
-	aheadCalls  = 32               // calls under way at once
+	aheadCalls  = 64               // calls under way at once
 	aheadTables = 64               // tables that are watched
-	aheadFirst  = 4 * aheadSlots   // keys fetched by guess, before any has proved useful
-	aheadTrust  = 4                // keys more for each that was then asked for
+	aheadFirst  = 8 * aheadSlots   // keys fetched by guess, before any has proved useful
+	aheadTrust  = 8                // keys more for each that was then asked for
 	aheadKeep   = 45 * time.Second // less than a cache keeps a key that nobody asks for
 	aheadPause  = 5 * time.Second  // after a failure
 
@@ -26,8 +26,8 @@ const (
 
 // readAhead has data keys decrypted before they are asked for, so that they are in the cache of the keysource by then. It
 // does so only where the keysource is slow, and where the keys that were asked for stand near each other in their table:
-// two of one extent fetch the extent; use of an extent fetches the next two; where several extents of a table were fetched
-// and another key of it is asked for, so is the rest. What is fetched by guess is bounded by what has proved useful. It never
+// two of one extent fetch the extent; use of an extent fetches the next two; where that pattern has shown, one more key of a
+// table fetches the rest of the table. What is fetched by guess is bounded by what has proved useful. It never
 // fails anything.
 type readAhead struct {
 	v    *Vault
@@ -87,9 +87,10 @@ func (a *readAhead) asked(loc envelope.Locator, took time.Duration) {
 			a.used++
 		}
 	}
+	shown := a.used > aheadSlots && 2*a.used > a.fetched // the pattern, here or in another table
 	if miss {
 		e.misses++
-		if e.misses >= 2 || a.used > aheadSlots && 2*a.used > a.fetched { // or the pattern has shown already
+		if e.misses >= 2 || shown {
 			a.fetch(loc.Table, t, n, now, asked)
 		}
 	}
@@ -97,7 +98,7 @@ func (a *readAhead) asked(loc envelope.Locator, took time.Duration) {
 		a.fetch(loc.Table, t, n+1, now, guessed)
 		a.fetch(loc.Table, t, n+2, now, guessed)
 	}
-	if t.fetched > 3 && miss {
+	if miss && (t.fetched > 1 || shown) {
 		for i := range uint32(tableSlots / aheadSlots) {
 			a.fetch(loc.Table, t, i, now, guessed)
 		}
