@@ -1,4 +1,4 @@
-package kms
+package kmsmount
 
 import (
 	"archive/tar"

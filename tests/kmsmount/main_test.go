@@ -1,6 +1,6 @@
-// Package kms tests mounts whose CMK is in a KMS: how fast they are where each call takes its time, and what they do when
+// Package kmsmount tests mounts whose CMK is in a KMS: how fast they are where each call takes its time, and what they do when
 // it is slow, denies, is gone or answers nonsense.
-package kms
+package kmsmount
 
 import (
 	"net/http/httptest"
