@@ -20,6 +20,7 @@ import (
 func (a *app) initCommand() *cobra.Command {
 	var flags storeFlags
 	var key, branch string
+	var alsoWrap []string
 	var chunkSize int
 	cmd := &cobra.Command{
 		Use:   "init VAULT",
@@ -40,6 +41,9 @@ wraps many data keys. The KMS then logs the use of branch keys, not of files.`,
 		Args: args("VAULT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkNewVault(key, chunkSize); err != nil {
+				return err
+			}
+			if err := checkAlsoWrap(alsoWrap); err != nil {
 				return err
 			}
 			secret, sealNew, err := flags.source(a)
@@ -63,7 +67,7 @@ wraps many data keys. The KMS then logs the use of branch keys, not of files.`,
 				return err
 			}
 			defer ks.Close()
-			if err := makeVault(cmd.Context(), p, ks); err != nil {
+			if err := makeVault(cmd.Context(), p, ks, alsoWrap...); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.stdout, "made vault %s\n", p.Vault)
@@ -75,6 +79,7 @@ wraps many data keys. The KMS then logs the use of branch keys, not of files.`,
 	f.StringVar(&flags.dir, "key-store", "", "`DIR` of the key store; made where it is missing")
 	f.StringVar(&flags.url, "keysource", "", "`URL` of the keysource: local:DIR or awskms:///KEY?OPTIONS")
 	f.StringVar(&key, "key", "", "`CMK` of the vault, an alias, ARN or id (default: that of the URL, else alias/aws/kmsfs)")
+	f.StringArrayVar(&alsoWrap, "also-wrap", nil, "a further `CMK` of the keysource that wraps every data key, so that either opens; up to 7 times")
 	f.StringVar(&branch, "branch-keys", "", "wrap data keys under branch keys, each for an age and a count of keys: `LIMITS` such as 1h,10000")
 	f.Lookup("branch-keys").NoOptDefVal = "default"
 	f.IntVar(&chunkSize, "chunk-size", 0, "`BYTES` of a chunk: 4096 (default), 16384, 65536")
@@ -115,8 +120,21 @@ func withBranchKeys(s, limits string) (string, error) {
 	return u.String(), nil
 }
 
-// makeVault makes the vault of p, and its directory where that is missing.
-func makeVault(ctx context.Context, p mountPlan, ks keysource.Keysource) error {
+// checkAlsoWrap refuses CMKs that a vault cannot have besides its own.
+func checkAlsoWrap(keys []string) error {
+	if len(keys) > envelope.WrappingsMax-1 {
+		return hintf(faultf(errUsage, "--also-wrap: a data key has at most %d wrappings", envelope.WrappingsMax), "name fewer CMKs")
+	}
+	for _, key := range keys {
+		if _, err := keysource.KeyRef(key).Parse(); err != nil {
+			return hintf(faultf(errUsage, "--also-wrap: %w", err), "--also-wrap alias/NAME")
+		}
+	}
+	return nil
+}
+
+// makeVault makes the vault of p, and its directory where that is missing. Further CMKs wrap its keys too.
+func makeVault(ctx context.Context, p mountPlan, ks keysource.Keysource, alsoWrap ...string) error {
 	if err := makeDir(p.Vault); err != nil {
 		return err
 	}
@@ -125,7 +143,7 @@ func makeVault(ctx context.Context, p mountPlan, ks keysource.Keysource) error {
 		return explain(err, p)
 	}
 	defer top.Close()
-	c := vault.CreateConfig{Keysource: p.NewKeysource, Key: p.Key, ChunkSize: p.ChunkSize}
+	c := vault.CreateConfig{Keysource: p.NewKeysource, Key: p.Key, ChunkSize: p.ChunkSize, AlsoWrap: alsoWrap}
 	if c.Key == "" {
 		c.Key = local.DefaultAlias
 		if u, err := keysource.ParseURL(p.NewKeysource); err == nil && u.Key != "" {

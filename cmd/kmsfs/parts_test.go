@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -93,6 +94,11 @@ func TestParseOptions(t *testing.T) {
 		{"chunk_size=16384,log_file=/l,debug", func(m *mountFlags) {
 			m.plan.ChunkSize, m.plan.LogFile, m.plan.Debug = 16384, "/l", true
 		}, ""},
+		{"key_cache_max_age=1m,key_cache_idle=10s,key-cache-grace=0,key_timeout=1500ms", func(m *mountFlags) {
+			m.plan.Keys = keyPlan{MaxAge: time.Minute, Idle: 10 * time.Second, Grace: -1, Timeout: 1500 * time.Millisecond}
+		}, ""},
+		{"key_cache_max_age=0", nil, "longer than 0"},
+		{"key_cache_grace=-1s", nil, "not a time"},
 		{"user=joe,uhelper=x,comment=y", nil, ""},
 		{"bla", nil, "unknown"},
 		{"bla=1", nil, "unknown"},

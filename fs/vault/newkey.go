@@ -22,27 +22,45 @@ func (v *Vault) newKey(ctx context.Context) (made, error) {
 		return made{}, err
 	}
 	defer dk.Plaintext.Wipe()
-	wrappings := []envelope.Wrapping{{
-		ContextVersion: envelope.ContextVersion, KeyARN: dk.KeyID, KeyMaterialID: dk.KeyMaterialID, Blob: dk.CiphertextBlob,
-	}}
+	var more []string
 	for _, w := range v.cfg.Wrappings[1:] {
-		if w.KeyARN == dk.KeyID {
-			continue
+		if w.KeyARN != dk.KeyID { // an alias may have moved to it
+			more = append(more, w.KeyARN)
 		}
-		r, err := v.ks.ReEncrypt(ctx, keysource.ReEncryptInput{
-			CiphertextBlob: dk.CiphertextBlob, SourceEncryptionContext: kc, SourceKeyID: keysource.KeyRef(dk.KeyID),
-			DestinationKeyID: keysource.KeyRef(w.KeyARN), DestinationEncryptionContext: kc,
-		})
-		if err != nil {
-			return made{}, err
-		}
-		wrappings = append(wrappings, envelope.Wrapping{
-			ContextVersion: envelope.ContextVersion, KeyARN: r.KeyID, KeyMaterialID: r.KeyMaterialID, Blob: r.CiphertextBlob,
-		})
+	}
+	wrappings, err := wrapAll(ctx, v.ks, dk, kc, more)
+	if err != nil {
+		return made{}, err
 	}
 	fk, err := envelope.NewFileKey(dk.Plaintext.Bytes(), id, v.geo)
 	if err != nil {
 		return made{}, err
 	}
 	return made{bound{id: id, key: fk}, envelope.NewRecord(fk, id, v.now().UnixNano(), wrappings)}, nil
+}
+
+// wrapAll returns the wrapping that dk came with, and one by each of the further CMKs. The keysource moves the key from the
+// first to the others: the plaintext is not sent.
+func wrapAll(ctx context.Context, ks keysource.Keysource, dk keysource.DataKey, kc keysource.Context, more []string) ([]envelope.Wrapping, error) {
+	wrappings := []envelope.Wrapping{{
+		ContextVersion: envelope.ContextVersion, KeyARN: dk.KeyID, KeyMaterialID: dk.KeyMaterialID, Blob: dk.CiphertextBlob,
+	}}
+	for _, key := range more {
+		r, err := ks.ReEncrypt(ctx, keysource.ReEncryptInput{
+			CiphertextBlob: dk.CiphertextBlob, SourceEncryptionContext: kc, SourceKeyID: keysource.KeyRef(dk.KeyID),
+			DestinationKeyID: keysource.KeyRef(key), DestinationEncryptionContext: kc,
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range wrappings {
+			if w.KeyARN == r.KeyID {
+				return nil, keysource.NewError("ReEncrypt", key, keysource.CodeValidation, "the CMK "+r.KeyID+" is named twice")
+			}
+		}
+		wrappings = append(wrappings, envelope.Wrapping{
+			ContextVersion: envelope.ContextVersion, KeyARN: r.KeyID, KeyMaterialID: r.KeyMaterialID, Blob: r.CiphertextBlob,
+		})
+	}
+	return wrappings, nil
 }

@@ -144,6 +144,9 @@ type CreateConfig struct {
 	Keysource string // URL, noted for the next Open
 	Key       string // alias, id or ARN of the CMK
 	ChunkSize int    // bytes: 4096 (also when 0), 16384 or 65536
+	// AlsoWrap are further CMKs of the keysource, at most 7. Each wraps the volume key and every data key too, so that any
+	// one of them opens the vault.
+	AlsoWrap []string
 }
 
 // Create makes a vault in an empty directory. The config comes last: what is not finished is no vault.
@@ -175,9 +178,9 @@ func Create(ctx context.Context, top backing.Dir, ks keysource.Keysource, c Crea
 		return err
 	}
 	defer vk.Wipe()
-	cfg.Wrappings = []envelope.Wrapping{{
-		ContextVersion: envelope.ContextVersion, KeyARN: dk.KeyID, KeyMaterialID: dk.KeyMaterialID, Blob: dk.CiphertextBlob,
-	}}
+	if cfg.Wrappings, err = wrapAll(ctx, ks, dk, envelope.VolumeContext(cfg.Volume), c.AlsoWrap); err != nil {
+		return err
+	}
 	b, err := cfg.Marshal(vk)
 	if err != nil {
 		return err
