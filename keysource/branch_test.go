@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -249,6 +250,36 @@ func TestBranchDisabled(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestBranchProtocol holds PROTOCOL.md to the code.
+func TestBranchProtocol(t *testing.T) {
+	text, err := os.ReadFile("PROTOCOL.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		fmt.Sprintf("| 0 | %d | `%s` and the version, `%02x` |", len(branchMagic), branchMagic[:3], branchMagic[3]),
+		fmt.Sprintf("| %d | %d | branch key id, random |", len(branchMagic), branchIDSize),
+		fmt.Sprintf("| %d | %d | salt, random |", branchSaltOff, branchSaltSize),
+		fmt.Sprintf("| %d | 2 | n, size of the wrapped branch key", branchLenOff),
+		fmt.Sprintf("| %d | n |", branchKeyOff),
+		fmt.Sprintf("| %d+n+m | %d | tag |", branchKeyOff, branchTagSize),
+		fmt.Sprintf("derive_key(%q, branch key || salt)", branchDerive),
+		fmt.Sprintf("AAD = bytes 0..%d || canonical", branchLenOff-1),
+		fmt.Sprintf("{`%s`: its id", BranchContextName),
+		fmt.Sprintf("At most %d bytes in all", MaxCiphertextBlobSize),
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("PROTOCOL.md does not have %q", want)
+		}
+	}
+	b := newBranch(t, &wrapper{}, DefaultBranchLimits(), CacheConfig{})
+	k := branchGenerate(t, b, "f")
+	blob, err := parseBranchBlob("", k.CiphertextBlob)
+	if err != nil || len(k.CiphertextBlob) != 54+len(blob.wrapped)+32+16 {
+		t.Errorf("%d bytes, %v", len(k.CiphertextBlob), err)
+	}
 }
 
 func FuzzBranchBlob(f *testing.F) {
