@@ -167,8 +167,11 @@ func (c *Cache) lookup(ctx context.Context, key cacheKey, in DecryptInput) (Decr
 			return c.serve(el, now), nil, nil
 		}
 	}
-	if err := c.refused(now, flightKey(key, in.KeyID), cmkKey(opDecrypt, in.KeyID)); err != nil {
-		return DecryptResult{}, nil, err
+	if len(c.refusals) > 0 {
+		err := c.refused(now, flightKey(key, in.KeyID), cmkKey(opDecrypt, in.KeyID), policyKey(opDecrypt, in.KeyID, in.EncryptionContext))
+		if err != nil {
+			return DecryptResult{}, nil, err
+		}
 	}
 	if el != nil && now.Before(c.downUntil) && answers(el.Value.(*cacheEntry).result, in.KeyID) {
 		c.stats.Stale++
@@ -194,9 +197,9 @@ func (r DecryptResult) clone() DecryptResult {
 
 // GenerateDataKey implements Keysource. The new key is kept, since what is written is often read next.
 func (c *Cache) GenerateDataKey(ctx context.Context, in GenerateDataKeyInput) (DataKey, error) {
-	cmk := cmkKey(opGenerate, in.KeyID)
+	cmk, policy := cmkKey(opGenerate, in.KeyID), policyKey(opGenerate, in.KeyID, in.EncryptionContext)
 	c.mu.Lock()
-	generation, err := c.generation, c.refused(c.cfg.Clock.Now(), cmk)
+	generation, err := c.generation, c.refused(c.cfg.Clock.Now(), cmk, policy)
 	c.mu.Unlock()
 	if err != nil {
 		return DataKey{}, err
@@ -205,8 +208,11 @@ func (c *Cache) GenerateDataKey(ctx context.Context, in GenerateDataKeyInput) (D
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
-		if refusesCMK(err) || errors.Is(err, ErrDenied) {
+		switch {
+		case refusesCMK(err):
 			c.refuse(cmk, err, generation)
+		case errors.Is(err, ErrDenied):
+			c.refuse(policy, err, generation)
 		}
 		return DataKey{}, err
 	}

@@ -55,7 +55,7 @@ func (c *Cache) join(ctx context.Context, key cacheKey, in DecryptInput) *flight
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.forget(f)
-		c.learn(f, key, in.KeyID, err, generation)
+		c.learn(f, key, in, err, generation)
 		if err == nil {
 			c.insert(key, result, generation)
 		}

@@ -16,7 +16,8 @@ func unreachable(err error) bool {
 }
 
 // learn notes what the end of a flight says of the keysource and of the key. The caller holds c.mu.
-func (c *Cache) learn(f *flight, key cacheKey, ref KeyRef, err error, generation uint64) {
+func (c *Cache) learn(f *flight, key cacheKey, in DecryptInput, err error, generation uint64) {
+	ref := in.KeyID
 	switch {
 	case err == nil:
 		c.downUntil = time.Time{}
@@ -33,6 +34,7 @@ func (c *Cache) learn(f *flight, key cacheKey, ref KeyRef, err error, generation
 			c.refuse(cmkKey(opDecrypt, ref), err, generation)
 			c.refuse(f.name, err, generation)
 		case errors.Is(err, ErrDenied):
+			c.refuse(policyKey(opDecrypt, ref, in.EncryptionContext), err, generation)
 			c.refuse(f.name, err, generation)
 		}
 	}

@@ -158,21 +158,35 @@ func TestCacheRefusals(t *testing.T) {
 		m.set(ErrDenied)
 		ask("a", fakeARN, ErrDenied, 1)
 		ask("a", fakeARN, ErrDenied, 1)
-		ask("b", fakeARN, ErrDenied, 2) // a policy may tell the two apart
-		m.set(ErrDisabled)
-		ask("c", fakeARN, ErrDisabled, 3)
-		ask("d", fakeARN, ErrDisabled, 3) // a CMK is disabled for all
-		ask("d", "", ErrDisabled, 4)
+		ask("b", fakeARN, ErrDenied, 1)
+		ask("b", "", ErrDenied, 2)
+		file := func(volume, file string, want error, calls int64) {
+			t.Helper()
+			_, err := c.Decrypt(t.Context(), DecryptInput{CiphertextBlob: []byte(file), KeyID: fakeARN,
+				EncryptionContext: Context{"kmsfs:volume": volume, FileContextName: file}})
+			if !errors.Is(err, want) || m.calls.Load() != calls {
+				t.Errorf("volume %s, file %s: got %v after %d calls, want %v after %d", volume, file, err, m.calls.Load(), want, calls)
+			}
+		}
+		file("v", "f", ErrDenied, 3) // a policy may tell volumes apart
+		file("v", "g", ErrDenied, 3) // but not files
 		m.set(nil)
-		ask("c", fakeARN, ErrDisabled, 4)
+		file("w", "h", nil, 4)
+		m.set(ErrDisabled)
+		ask("c", "k", ErrDisabled, 5)
+		file("v", "i", ErrDenied, 5)
+		ask("d", "k", ErrDisabled, 5) // a CMK is disabled for all
+		ask("d", "", ErrDisabled, 6)
+		m.set(nil)
+		ask("c", "k", ErrDisabled, 6)
 		time.Sleep(3 * time.Second)
-		ask("c", fakeARN, nil, 5)
+		ask("c", "k", nil, 7)
 		m.set(ErrNotFound)
-		ask("e", fakeARN, ErrNotFound, 6)
+		ask("e", fakeARN, ErrNotFound, 8)
 		m.set(nil)
 		c.Purge()
-		ask("e", fakeARN, nil, 7)
-		if s := c.Stats(); s.Refused != 3 {
+		ask("e", fakeARN, nil, 9)
+		if s := c.Stats(); s.Refused != 6 {
 			t.Errorf("got %+v", s)
 		}
 	})

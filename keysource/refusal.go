@@ -34,8 +34,23 @@ func cmkKey(op operation, ref KeyRef) cacheKey {
 	return blake3.Sum256(append([]byte{byte(op)}, ref...))
 }
 
-// refusesCMK tells an error that holds for the CMK whatever is asked of it. A denial may be for this wrapped key alone:
-// policies have conditions on the encryption context.
+// policyKey names the denials of all calls of one kind on one CMK that no policy can tell apart: policies have conditions on
+// the encryption context, but none goes by the random id of a file.
+func policyKey(op operation, ref KeyRef, ec Context) cacheKey {
+	if ref == "" {
+		return cacheKey{}
+	}
+	common := make(Context, len(ec))
+	for name, value := range ec {
+		if name != FileContextName {
+			common[name] = value
+		}
+	}
+	b := common.AppendCanonical([]byte{byte(op), 0}) // 0: no reference begins so
+	return blake3.Sum256(append(b, ref...))
+}
+
+// refusesCMK tells an error that holds for the CMK whatever is asked of it.
 func refusesCMK(err error) bool {
 	return errors.Is(err, ErrDisabled) || errors.Is(err, ErrInvalidState) || errors.Is(err, ErrNotFound)
 }

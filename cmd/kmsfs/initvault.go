@@ -150,7 +150,7 @@ func makeVault(ctx context.Context, p mountPlan, ks keysource.Keysource, alsoWra
 			c.Key = string(u.Key)
 		}
 	}
-	return explain(vault.Create(ctx, top, ks, c), p)
+	return explain(vault.Create(ctx, top, keysource.NewRetry(ks, keysource.RetryConfig{}), c), p)
 }
 
 // makeDir makes a directory that only its owner can enter, where it is missing.

@@ -12,7 +12,7 @@ import (
 // The stock of keys: the first, and the largest that demand makes it grow to.
 const (
 	poolFirst = 32
-	poolMost  = 1024
+	poolMost  = 512
 )
 
 // How many calls of the keysource are under way at once where it takes its time, and how long one takes that does.
@@ -51,7 +51,7 @@ type pool struct {
 	mu       sync.Mutex // guards what follows; never held across a call, a write or a sync
 	ready    []bound
 	made     []made
-	stock    int           // how many to make at once, and to keep
+	stock    int           // how many to have at hand and under way
 	todo     int           // keys that no worker has begun
 	calls    int           // keys that a worker is making, one each
 	slow     bool          // calls take longer than slowCall
@@ -139,7 +139,7 @@ func (p *pool) put(b bound) {
 	p.v.keeper.erase(b.loc)
 }
 
-// order has keys made: a stock of them, which grows with demand; a single one after a failure, to see whether all is well
+// order has keys made to fill the stock, which grows with demand; a single one after a failure, to see whether all is well
 // again. p.mu is held.
 func (p *pool) order() {
 	now := p.v.now()
@@ -149,7 +149,7 @@ func (p *pool) order() {
 		p.stock = max(p.stock/2, poolFirst)
 	}
 	p.last = now
-	p.todo += p.stock
+	p.todo += max(p.stock-len(p.ready)-p.coming(), 1)
 	if p.err != nil {
 		p.todo = 1
 	}
