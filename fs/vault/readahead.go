@@ -91,16 +91,16 @@ func (a *readAhead) asked(loc envelope.Locator, took time.Duration) {
 	if miss {
 		e.misses++
 		if e.misses >= 2 || shown {
-			a.fetch(loc.Table, t, n, now, asked)
+			a.fetch(loc.Table, t, n, now, byDemand)
 		}
 	}
 	if a.isFetched(e, now) {
-		a.fetch(loc.Table, t, n+1, now, guessed)
-		a.fetch(loc.Table, t, n+2, now, guessed)
+		a.fetch(loc.Table, t, n+1, now, byGuess)
+		a.fetch(loc.Table, t, n+2, now, byGuess)
 	}
 	if miss && (t.fetched > 1 || shown) {
 		for i := range uint32(tableSlots / aheadSlots) {
-			a.fetch(loc.Table, t, i, now, guessed)
+			a.fetch(loc.Table, t, i, now, byGuess)
 		}
 	}
 }
@@ -141,8 +141,8 @@ type evidence int
 
 // The two kinds of evidence.
 const (
-	asked   evidence = iota // two of its keys were asked for
-	guessed                 // it is near to what was asked for
+	byDemand evidence = iota // two of its keys were asked for
+	byGuess                  // it is near to what was asked for
 )
 
 // fetch begins to fetch the n-th extent of a table, unless it was, or too much was fetched in vain. a.mu is held.
@@ -151,7 +151,7 @@ func (a *readAhead) fetch(id uint64, t *aheadTable, n uint32, now time.Time, why
 	if a.isFetched(e, now) || now.Before(a.until) || a.v.ctx.Err() != nil {
 		return
 	}
-	if a.fetched-a.used >= a.most || why == guessed && a.fetched >= aheadFirst+aheadTrust*a.used {
+	if a.fetched-a.used >= a.most || why == byGuess && a.fetched >= aheadFirst+aheadTrust*a.used {
 		if a.fetched > 1<<20 { // what was long ago counts less
 			a.fetched, a.used = a.fetched/2, a.used/2
 		}
