@@ -34,6 +34,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrInvalidArgument: the request itself is wrong.
 	ErrInvalidArgument = errors.New("invalid argument")
+	// ErrDryRun: the call was a dry run, and would have succeeded.
+	ErrDryRun = errors.New("dry run would have succeeded")
 	// ErrClosed: the keysource was closed.
 	ErrClosed = errors.New("keysource is closed")
 )
@@ -58,6 +60,16 @@ const (
 	CodeDependencyTimeout    = "DependencyTimeoutException"
 	CodeInternal             = "KMSInternalException"
 	CodeThrottling           = "ThrottlingException"
+	CodeInvalidKeyUsage      = "InvalidKeyUsageException"
+	CodeInvalidGrantToken    = "InvalidGrantTokenException"
+	CodeInvalidGrantID       = "InvalidGrantIdException"
+	CodeInvalidMarker        = "InvalidMarkerException"
+	CodeMalformedPolicy      = "MalformedPolicyDocumentException"
+	CodeTag                  = "TagException"
+	CodeExpiredImportToken   = "ExpiredImportTokenException"
+	CodeInvalidImportToken   = "InvalidImportTokenException"
+	CodeDryRun               = "DryRunOperationException"
+	CodeSerialization        = "SerializationException"
 )
 
 // KindOf returns the kind of error that an AWS exception name stands for, or nil for a name that is not known.
@@ -70,7 +82,7 @@ func KindOf(code string) error {
 	case CodeInvalidState:
 		return ErrInvalidState
 	case CodeAccessDenied, "UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignature",
-		"MissingAuthenticationToken", "ExpiredTokenException", "InvalidGrantTokenException":
+		"MissingAuthenticationToken", "ExpiredTokenException", CodeInvalidGrantToken:
 		return ErrDenied
 	case CodeInvalidCiphertext:
 		return ErrInvalidCiphertext
@@ -82,11 +94,13 @@ func KindOf(code string) error {
 		return ErrConflict
 	case CodeLimitExceeded:
 		return ErrLimit
-	case CodeUnsupported, "InvalidKeyUsageException":
+	case CodeUnsupported, CodeInvalidKeyUsage:
 		return ErrUnsupported
-	case CodeValidation, CodeInvalidARN, CodeInvalidAliasName, CodeIncorrectKeyMaterial, "InvalidMarkerException",
-		"MalformedPolicyDocumentException", "TagException", "ExpiredImportTokenException", "InvalidImportTokenException":
+	case CodeValidation, CodeInvalidARN, CodeInvalidAliasName, CodeIncorrectKeyMaterial, CodeInvalidMarker, CodeInvalidGrantID,
+		CodeMalformedPolicy, CodeTag, CodeExpiredImportToken, CodeInvalidImportToken, CodeSerialization:
 		return ErrInvalidArgument
+	case CodeDryRun:
+		return ErrDryRun
 	case CodeKeyUnavailable, CodeDependencyTimeout, CodeInternal:
 		return ErrUnavailable
 	case CodeThrottling, "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded":

@@ -1,0 +1,152 @@
+package policy
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// operator is a condition operator without its qualifiers.
+type operator struct {
+	// compare tells whether the value of a request is as the value of the policy says; nil for Null.
+	compare func(want, got string) bool
+	// negated operators hold where no value compares.
+	negated bool
+	// valid, where not nil, tells whether a value can be compared.
+	valid func(v string) bool
+}
+
+// operators are the condition operators that are supported, as AWS names them.
+var operators = map[string]operator{
+	"StringEquals":              {equal, false, nil},
+	"StringNotEquals":           {equal, true, nil},
+	"StringEqualsIgnoreCase":    {strings.EqualFold, false, nil},
+	"StringNotEqualsIgnoreCase": {strings.EqualFold, true, nil},
+	"StringLike":                {like, false, nil},
+	"StringNotLike":             {like, true, nil},
+	"ArnEquals":                 {globARN, false, nil},
+	"ArnLike":                   {globARN, false, nil},
+	"ArnNotEquals":              {globARN, true, nil},
+	"ArnNotLike":                {globARN, true, nil},
+	"Bool":                      {strings.EqualFold, false, isBool},
+	"NumericEquals":             {func(want, got string) bool { return number(got) == number(want) }, false, isNumber},
+	"NumericNotEquals":          {func(want, got string) bool { return number(got) == number(want) }, true, isNumber},
+	"NumericLessThan":           {func(want, got string) bool { return number(got) < number(want) }, false, isNumber},
+	"NumericLessThanEquals":     {func(want, got string) bool { return number(got) <= number(want) }, false, isNumber},
+	"NumericGreaterThan":        {func(want, got string) bool { return number(got) > number(want) }, false, isNumber},
+	"NumericGreaterThanEquals":  {func(want, got string) bool { return number(got) >= number(want) }, false, isNumber},
+	"IpAddress":                 {within, false, isAddress},
+	"NotIpAddress":              {within, true, isAddress},
+	"Null":                      {nil, false, isBool},
+}
+
+// equal is StringEquals.
+func equal(want, got string) bool { return want == got }
+
+// like is StringLike.
+func like(want, got string) bool { return glob(want, got, false) }
+
+// number is the number that isNumber has accepted.
+func number(s string) float64 {
+	f, _ := strconv.ParseFloat(s, 64)
+	return f
+}
+
+// isNumber tells whether s is a decimal number.
+func isNumber(s string) bool {
+	_, err := strconv.ParseFloat(s, 64)
+	return err == nil && strings.Trim(s, "+-.0123456789eE") == ""
+}
+
+// isBool tells whether s is a truth value.
+func isBool(s string) bool { return s == "true" || s == "false" }
+
+// isAddress tells whether s is an address or a range of addresses.
+func isAddress(s string) bool {
+	_, ok := addresses(s)
+	return ok
+}
+
+// addresses reads an address, or a range in CIDR notation.
+func addresses(s string) (netip.Prefix, bool) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		a = a.Unmap().WithZone("")
+		return netip.PrefixFrom(a, a.BitLen()), true
+	}
+	p, err := netip.ParsePrefix(s)
+	return p, err == nil
+}
+
+// within is IpAddress.
+func within(want, got string) bool {
+	ranges, ok := addresses(want)
+	one, ok2 := addresses(got)
+	return ok && ok2 && ranges.Contains(one.Addr())
+}
+
+// keyKind says how many values a condition key has.
+type keyKind int
+
+// The kinds of condition key.
+const (
+	oneValue keyKind = iota
+	manyValues
+)
+
+// conditionKeys are the condition keys that are supported, in lower case. A name that ends with : or / is a prefix.
+var conditionKeys = map[string]keyKind{
+	"aws:principalaccount":                       oneValue,
+	"aws:principalarn":                           oneValue,
+	"aws:principaltag/":                          oneValue,
+	"aws:principaltype":                          oneValue,
+	"aws:requesttag/":                            oneValue,
+	"aws:resourceaccount":                        oneValue,
+	"aws:resourcetag/":                           oneValue,
+	"aws:securetransport":                        oneValue,
+	"aws:sourceip":                               oneValue,
+	"aws:tagkeys":                                manyValues,
+	"aws:userid":                                 oneValue,
+	"aws:username":                               oneValue,
+	"kms:bypasspolicylockoutsafetycheck":         oneValue,
+	"kms:calleraccount":                          oneValue,
+	"kms:encryptionalgorithm":                    oneValue,
+	"kms:encryptioncontext:":                     oneValue,
+	"kms:encryptioncontextkeys":                  manyValues,
+	"kms:expirationmodel":                        oneValue,
+	"kms:grantconstrainttype":                    oneValue,
+	"kms:grantisforawsresource":                  oneValue,
+	"kms:grantoperations":                        manyValues,
+	"kms:granteeprincipal":                       oneValue,
+	"kms:keyorigin":                              oneValue,
+	"kms:keyspec":                                oneValue,
+	"kms:keyusage":                               oneValue,
+	"kms:multiregion":                            oneValue,
+	"kms:reencryptonsamekey":                     oneValue,
+	"kms:requestalias":                           oneValue,
+	"kms:resourcealiases":                        manyValues,
+	"kms:retiringprincipal":                      oneValue,
+	"kms:rotationperiodindays":                   oneValue,
+	"kms:schedulekeydeletionpendingwindowindays": oneValue,
+	"kms:trailingdayswithoutkeyusage":            oneValue,
+	"kms:viaservice":                             oneValue,
+	"kms:wrappingalgorithm":                      oneValue,
+	"kms:wrappingkeyspec":                        oneValue,
+}
+
+// conditionKey tells whether a condition key is supported, and its kind.
+func conditionKey(name string) (keyKind, bool) {
+	name = strings.ToLower(name)
+	if kind, ok := conditionKeys[name]; ok && !strings.HasSuffix(name, ":") && !strings.HasSuffix(name, "/") {
+		return kind, true
+	}
+	for _, sep := range []string{":", "/"} {
+		// The prefix ends at the second colon or the first slash; what follows is the customer's.
+		from := strings.Index(name, ":") + 1
+		if i := strings.Index(name[from:], sep); i >= 0 && from+i+1 < len(name) {
+			if kind, ok := conditionKeys[name[:from+i+1]]; ok {
+				return kind, true
+			}
+		}
+	}
+	return 0, false
+}
