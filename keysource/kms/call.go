@@ -26,8 +26,6 @@ type Call struct {
 type Audit struct {
 	// Operation is the name of the operation.
 	Operation string
-	// ReadOnly tells that the operation changes nothing that the service keeps, as CloudTrail counts.
-	ReadOnly bool
 	// Resources are the CMKs and aliases concerned; for ReEncrypt the source, then the destination.
 	Resources []Resource
 	// RequestParameters are the members of the request by their names in CloudTrail, but for blobs and grant tokens.

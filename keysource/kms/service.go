@@ -17,13 +17,20 @@ type Config struct {
 type Service struct {
 	store    *local.Store
 	cfg      Config
+	account  string   // of the store
+	region   string
 	policies sync.Map // of *cachedPolicy by key id
 }
 
-// New returns the service of store, which stays the caller's to close, after the last call of the service.
+// New returns the service of an open store, which stays the caller's to close, after the last call of the service.
 func New(store *local.Store, cfg Config) *Service {
 	if cfg.Clock == nil {
 		cfg.Clock = keysource.SystemClock{}
 	}
-	return &Service{store: store, cfg: cfg}
+	s := &Service{store: store, cfg: cfg}
+	s.account, s.region = store.Account()
+	return s
 }
+
+// arnPrefix begins every ARN of the store.
+func (s *Service) arnPrefix() string { return "arn:aws:kms:" + s.region + ":" + s.account + ":" }

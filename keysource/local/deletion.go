@@ -27,11 +27,11 @@ func (s *Store) ScheduleKeyDeletion(ctx context.Context, key keysource.KeyRef, p
 	}
 	err := s.updateKey(ctx, op, key, func(sn *snapshot, k *cmk) error {
 		if k.state == keysource.KeyStatePendingDeletion {
-			return errState(op, k)
+			return errState(op, k.arn, k.state)
 		}
 		k.state = keysource.KeyStatePendingDeletion
 		k.deletion = s.now().Add(time.Duration(pendingWindowInDays) * 24 * time.Hour)
-		md = k.metadata(sn.account)
+		md = s.describe(sn, k)
 		return nil
 	})
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *Store) CancelKeyDeletion(ctx context.Context, key keysource.KeyRef) (ke
 		if len(k.materials) == 0 {
 			k.state = keysource.KeyStatePendingImport
 		}
-		md = k.metadata(sn.account)
+		md = s.describe(sn, k)
 		return nil
 	})
 	if err != nil {

@@ -20,7 +20,7 @@ type condition struct {
 	quantifier quantifier
 	operator   operator
 	ifExists   bool
-	key        string // lower case
+	key        string
 	values     []string
 }
 
@@ -71,11 +71,11 @@ func parseOperator(name string) (condition, error) {
 
 // parseKey reads a key and its values.
 func (c *condition) parseKey(m member) error {
-	kind, ok := conditionKey(m.name)
+	key, kind, ok := conditionKey(m.name)
 	if !ok {
 		return malformed("The condition key %q is not supported.", clip(m.name))
 	}
-	c.key = strings.ToLower(m.name)
+	c.key = key
 	values, ok := scalars(m.value)
 	if !ok || c.operator.compare == nil && len(values) != 1 {
 		return malformed("The condition key %q has not the values that its operator takes.", clip(m.name))

@@ -10,8 +10,9 @@ type Request struct {
 	Resource string
 	// ResourceAccount is the 12 digits of the account of the resource.
 	ResourceAccount string
-	// Condition returns the values of a condition key, whose name is in lower case, or nil where the request does not
-	// have it; nil is no keys at all.
+	// Condition returns the values of a condition key, or nil where the request does not have it; nil is no keys at all.
+	// The key is in lower case, but for what follows kms:encryptioncontext:, aws:principaltag/, aws:requesttag/ and
+	// aws:resourcetag/, where case does not matter.
 	Condition func(key string) []string
 }
 

@@ -133,20 +133,19 @@ var conditionKeys = map[string]keyKind{
 	"kms:wrappingkeyspec":                        oneValue,
 }
 
-// conditionKey tells whether a condition key is supported, and its kind.
-func conditionKey(name string) (keyKind, bool) {
-	name = strings.ToLower(name)
-	if kind, ok := conditionKeys[name]; ok && !strings.HasSuffix(name, ":") && !strings.HasSuffix(name, "/") {
-		return kind, true
+// conditionKey returns a condition key as requests are asked for it: in lower case, but for what follows a prefix, which
+// is the customer's. ok is false for a key that is not supported.
+func conditionKey(name string) (key string, kind keyKind, ok bool) {
+	// The prefix ends at the second colon or the first slash.
+	from := strings.Index(name, ":") + 1
+	end := len(name)
+	if i := strings.IndexAny(name[from:], ":/"); i >= 0 {
+		end = from + i + 1
 	}
-	for _, sep := range []string{":", "/"} {
-		// The prefix ends at the second colon or the first slash; what follows is the customer's.
-		from := strings.Index(name, ":") + 1
-		if i := strings.Index(name[from:], sep); i >= 0 && from+i+1 < len(name) {
-			if kind, ok := conditionKeys[name[:from+i+1]]; ok {
-				return kind, true
-			}
-		}
+	if prefix := strings.HasSuffix(name[:end], ":") || strings.HasSuffix(name[:end], "/"); prefix != (end < len(name)) {
+		return "", 0, false
 	}
-	return 0, false
+	key = strings.ToLower(name[:end])
+	kind, ok = conditionKeys[key]
+	return key + name[end:], kind, ok
 }

@@ -8,7 +8,7 @@ import (
 // Role is a ready-made set of permissions on CMKs.
 type Role string
 
-// The ready-made roles. Administrators and users are apart: no permission of one is in the other but DescribeKey.
+// The ready-made roles. Administrators and users are apart: both may look at a CMK, and share nothing else.
 const (
 	// Administrator makes, describes, tags, rotates, disables and deletes CMKs and writes their policies, but cannot
 	// use them, nor give the use away by a grant. Who writes a policy can give the use away: watch PutKeyPolicy.
@@ -105,17 +105,17 @@ func (r Role) Identity() string {
 		{Sid: string(r), Effect: "Allow", Action: r.Actions(IdentityPolicy), Resource: "*"}}}.marshal()
 }
 
-// Grants says which principals, by their ARNs, have which role in a key policy.
-type Grants map[Role][]string
+// Assignments says which principals, by their ARNs, have which role in a key policy.
+type Assignments map[Role][]string
 
 // KeyPolicyFor returns the text of a key policy that gives each principal its role and leaves nothing to identity
 // policies. It needs an administrator, or nobody could ever change it: PutKeyPolicy refuses it otherwise.
-func KeyPolicyFor(grants Grants) string {
+func KeyPolicyFor(roles Assignments) string {
 	d := documentJSON{ID: "kmsfs-roles"}
 	for _, r := range Roles() {
-		if len(grants[r]) > 0 {
+		if len(roles[r]) > 0 {
 			d.Statement = append(d.Statement, statementJSON{Sid: string(r), Effect: "Allow",
-				Principal: map[string][]string{"AWS": grants[r]}, Action: r.Actions(KeyPolicy), Resource: "*"})
+				Principal: map[string][]string{"AWS": roles[r]}, Action: r.Actions(KeyPolicy), Resource: "*"})
 		}
 	}
 	return d.marshal()
