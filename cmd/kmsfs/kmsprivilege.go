@@ -18,14 +18,22 @@ import (
 	"kmsfs/keysource/local"
 )
 
-// lockMemory keeps the memory of this process, present and future, out of the swap. Without the right to lock any amount
-// it locks nothing: a limit that is reached later would end the process.
-func lockMemory() error {
+// lockMemory keeps the memory of this process, present and future, out of the swap. Without the right to lock any amount,
+// also as the user that it becomes, it locks nothing: a limit that is reached later would end the process.
+func lockMemory(as *serverUser) error {
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited); err != nil {
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited); err != nil && (as != nil || !mayLock()) {
 		return fmt.Errorf("the limit RLIMIT_MEMLOCK is not infinite (LimitMEMLOCK=infinity in a systemd unit): %w", err)
 	}
 	return os.NewSyscallError("mlockall", unix.Mlockall(unix.MCL_CURRENT|unix.MCL_FUTURE|unix.MCL_ONFAULT))
+}
+
+// mayLock tells whether no limit counts for this process.
+func mayLock() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err == nil && data[0].Effective&(1<<unix.CAP_IPC_LOCK) != 0
 }
 
 // serverUser is whom the server becomes; nil is nobody else.

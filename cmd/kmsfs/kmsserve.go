@@ -108,12 +108,12 @@ func (a *app) kmsServe(ctx context.Context, k *kmsServer) error {
 		return err
 	}
 	syscall.Umask(0o077)
-	if err := lockMemory(); err != nil {
-		log.Warn("memory is not locked: keys may reach the swap", "error", err)
-	}
 	as, err := a.serverUser(k.user)
 	if err != nil {
 		return err
+	}
+	if err := lockMemory(as); err != nil {
+		log.Warn("memory is not locked: keys may reach the swap", "error", err)
 	}
 	certificate, listeners, err := a.kmsListeners(k, as)
 	if err != nil {
@@ -195,10 +195,7 @@ func closeAll(listeners []*server.Listener) {
 // kmsRun serves until ctx ends.
 func (a *app) kmsRun(ctx context.Context, k *kmsServer, store *local.Store, certificate *server.Certificate,
 	listeners []*server.Listener, log *slog.Logger) (err error) {
-	account, region, err := store.Account()
-	if err != nil {
-		return err
-	}
+	account, region := store.Account()
 	cfg := audit.Config{Path: k.audit, SyncEvery: k.auditSync, MaxSize: k.auditMaxSize, Logger: log}
 	if k.auditSync == 0 {
 		cfg.SyncEvery = -1

@@ -52,10 +52,7 @@ func Open(store *local.Store, cfg Config) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	account, _, err := store.Account()
-	if err != nil {
-		return nil, err
-	}
+	account, _ := store.Account()
 	if cfg.CheckInterval == 0 {
 		cfg.CheckInterval = time.Second
 	}
