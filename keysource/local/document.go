@@ -51,7 +51,7 @@ type Revision struct {
 // and not one of the store's own.
 func (s *Store) Document(name string) (*Document, error) {
 	switch name {
-	case "", ".", "..", StoreName, KeyFileName, LockName:
+	case "", ".", "..", StoreName, KeyFileName, LockName, UsageName:
 		return nil, errValue("Document", "name", "a name that the key store does not use")
 	}
 	if filepath.Base(name) != name || filepath.Ext(name) == newSuffix {
