@@ -144,6 +144,6 @@ type ListResourceTagsOutput struct {
 
 // Tag is a name and a value at a CMK.
 type Tag struct {
-	TagKey   string `json:"TagKey,omitempty"`
-	TagValue string `json:"TagValue,omitempty"`
+	TagKey   string `json:"TagKey"`
+	TagValue string `json:"TagValue"`
 }

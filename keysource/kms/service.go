@@ -17,7 +17,7 @@ type Config struct {
 type Service struct {
 	store    *local.Store
 	cfg      Config
-	account  string   // of the store
+	account  string // of the store
 	region   string
 	policies sync.Map // of *cachedPolicy by key id
 }
