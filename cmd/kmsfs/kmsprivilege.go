@@ -84,7 +84,8 @@ func (u *serverUser) own(listeners []*server.Listener) error {
 	return nil
 }
 
-// become drops all privileges for good. dir is the key store, which the user must own.
+// become drops all privileges for good. dir is the key store, which the user must own, but for the master key file: that
+// is best root's, who has read it by now.
 func (u *serverUser) become(dir string) error {
 	if u == nil {
 		return nil
@@ -101,7 +102,7 @@ func (u *serverUser) become(dir string) error {
 		}
 		if int(st.Uid) != u.uid {
 			return hintf(faultf(iofs.ErrPermission, "%s belongs to user %d and not to %s", path, st.Uid, u.name),
-				"sudo chown -R %s: %s", quote(u.name), quote(dir))
+				"sudo chown -R %s: %s && sudo chown root: %s", quote(u.name), quote(dir), quote(filepath.Join(dir, local.KeyFileName)))
 		}
 	}
 	// The calls of package syscall act on all threads.

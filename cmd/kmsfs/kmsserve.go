@@ -53,8 +53,9 @@ Plain HTTP is served on the loopback and on unix sockets alone; elsewhere give -
 again on SIGHUP. Where systemd passes sockets, these are served and --listen may be missing.
 
 The process locks its memory, cannot be dumped or traced, and can start no program. As root, give --user: the key store is
-opened first, then all privileges are dropped; that user must own the key store. Without root, the memory is locked only
-where the limit RLIMIT_MEMLOCK is infinite.
+opened first, then all privileges are dropped; that user must own the key store, but for the master key file, which stays
+root's, so that the user cannot read it. Without root, the memory is locked only where the limit RLIMIT_MEMLOCK is
+infinite.
 
 The audit log is by default audit.log in the key store. A line is in the file before its call is answered, and durable at
 most --audit-sync later; 0 makes each line durable before its call is answered.`,
