@@ -217,7 +217,7 @@ func (a *app) kmsRun(ctx context.Context, k *kmsServer, store *local.Store, cert
 	if users.Empty() {
 		log.Warn("nobody can call: there is no access key; kmsfs kms user create NAME, then kmsfs kms user key create NAME")
 	}
-	s, err := server.New(server.Config{Service: kms.New(store, kms.Config{}), Users: users, Audit: trail, Account: account,
+	s, err := server.New(server.Config{Service: kms.New(store, kms.Config{}), Users: users, Audit: trail, Keys: store, Account: account,
 		Region: region, Timeout: k.timeout, MaxConnections: k.connections, Logger: log})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,8 @@ type Config struct {
 	Users Users
 	// Audit is the log of calls; needed.
 	Audit *audit.Log
+	// Keys are looked at for what happens without a call, which is recorded too; nil is nothing.
+	Keys Keys
 	// Account and Region are those of the key store; needed. Requests must be signed for the region.
 	Account, Region string
 	// Timeout is the longest that a call may take; 0 is 20 s.
@@ -101,6 +104,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...*Listener) error {
 		WriteTimeout:      s.cfg.Timeout + 10*time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 32},
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug), // what clients do wrong
 	}
 	ended := make(chan error, len(listeners))
@@ -108,6 +112,13 @@ func (s *Server) Serve(ctx context.Context, listeners ...*Listener) error {
 	for _, l := range listeners {
 		limited := l.limit(slots, s.metrics.connections)
 		go func() { ended <- h.Serve(limited) }()
+	}
+	if s.cfg.Keys != nil {
+		watching, end := context.WithCancel(ctx)
+		var watched sync.WaitGroup
+		watched.Go(func() { s.events(watching) })
+		defer watched.Wait()
+		defer end()
 	}
 	var err error
 	left := len(listeners)

@@ -446,6 +446,91 @@ func TestListen(t *testing.T) {
 	}
 }
 
+// movedClock is a clock that a test moves.
+type movedClock struct {
+	mu    sync.Mutex
+	now   time.Time
+	moved chan struct{}
+}
+
+func newMovedClock() *movedClock {
+	return &movedClock{now: time.Now(), moved: make(chan struct{})}
+}
+
+func (c *movedClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+// Sleep waits for the next move.
+func (c *movedClock) Sleep(ctx context.Context, _ time.Duration) error {
+	select {
+	case <-c.moved:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// move moves the clock and waits until somebody has slept so long.
+func (c *movedClock) move(d time.Duration) {
+	c.mu.Lock()
+	c.now = c.now.Add(d)
+	c.mu.Unlock()
+	c.moved <- struct{}{}
+}
+
+// TestEvents: what happens to a CMK without a call is recorded, and happens on its day.
+func TestEvents(t *testing.T) {
+	clock := newMovedClock()
+	store, err := local.Create(t.Context(), local.Config{Dir: t.TempDir(), Clock: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	b := newTestbed(t, func(c *Config) { c.Keys, c.Clock = store, clock })
+	rotated, err := store.CreateKey(t.Context(), keysource.CreateKeyInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	doomed, err := store.CreateKey(t.Context(), keysource.CreateKeyInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen("127.0.0.1:0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- b.s.Serve(ctx, l) }()
+	clock.move(time.Minute)
+	if _, err := store.RotateKeyOnDemand(t.Context(), keysource.KeyRef(rotated.KeyID)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.ScheduleKeyDeletion(t.Context(), keysource.KeyRef(doomed.KeyID), 7); err != nil {
+		t.Fatal(err)
+	}
+	clock.move(time.Minute)
+	clock.move(8 * 24 * time.Hour)
+	clock.move(time.Minute)
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(b.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"eventName":"RotateKey"`, `"serviceEventDetails":{"keyId":"` + rotated.KeyID + `","rotationType":"ON_DEMAND"}`,
+		`"eventName":"DeleteKey"`, `"serviceEventDetails":{"keyId":"` + doomed.KeyID + `"}`, `"eventType":"AwsServiceEvent"`} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the audit log has no %s: %s", want, text)
+		}
+	}
+}
+
 // FuzzBody: no body makes a call panic, end with a fault, or show a secret.
 func FuzzBody(f *testing.F) {
 	b := newTestbed(f, nil, "administrator", "user")
