@@ -13,6 +13,13 @@ func TestProtocolDocument(t *testing.T) {
 	text := string(mustRead(t, "../PROTOCOL.md"))
 	for _, want := range []string{
 		contextMaterialID, contextBlob, contextKeyFile, contextPassphrase, contextBody, keyFilePrefix,
+		contextImportToken, contextUsage,
+		fmt.Sprintf("| 0 | %d | `kfi`", tokenKeyID),
+		fmt.Sprintf("| %d | 16 | key id, the bytes of the UUID", tokenKeyID),
+		fmt.Sprintf("| %d | %d | salt, random", tokenSalt, saltSize),
+		fmt.Sprintf("AAD = bytes 0..%d)\n\nThe expiry", tokenSealed-1),
+		fmt.Sprintf("document, AAD = bytes 0..%d", usageHeader-1),
+		"0 RSAES_OAEP_SHA_256, 1 RSAES_OAEP_SHA_1,\n2 RSA_AES_KEY_WRAP_SHA_256, 3 RSA_AES_KEY_WRAP_SHA_1",
 		fmt.Sprintf("| %d | %d | key id,", blobKeyID, len(uuid{})),
 		fmt.Sprintf("| %d | %d | key material id", blobMaterialID, materialIDSize),
 		fmt.Sprintf("| %d | %d | salt, random", blobSalt, saltSize),
