@@ -182,9 +182,13 @@ func TestSystemd(t *testing.T) {
 	if code := b.status("/healthz"); code != 200 {
 		t.Errorf("health: %d", code)
 	}
-	go b.stop()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
 	told("STOPPING=1")
-	eventually(t, "the end", func() bool { return strings.Contains(b.log.String(), "audit log closed") })
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, b.log)
+	}
 }
 
 // TestStartFails: what keeps a server from starting is said in two lines, before anything is made.
