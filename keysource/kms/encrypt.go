@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 
 	"kmsfs/keysource"
 	"kmsfs/keysource/local"
@@ -134,7 +135,7 @@ func (r *request) reencrypting(ctx context.Context, in *ReEncryptInput, source s
 	if dst, err = r.key(ctx, "DestinationKeyId", in.DestinationKeyID, byAlias); err != nil {
 		return nil, nil, err
 	}
-	same := map[string][]string{"kms:reencryptonsamekey": {map[bool]string{true: "true", false: "false"}[src.ARN == dst.ARN]}}
+	same := map[string][]string{"kms:reencryptonsamekey": {strconv.FormatBool(src.ARN == dst.ARN)}}
 	return src, dst, first(
 		r.authorize(src, permission{action: "ReEncryptFrom", cryptographic: true, context: in.SourceEncryptionContext,
 			alias: requestAlias(in.SourceKeyID), values: same}),

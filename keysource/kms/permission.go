@@ -65,7 +65,7 @@ func (r *request) authorize(k *local.Key, p permission) error {
 	if decision == policy.Allowed {
 		return nil
 	}
-	if decision == policy.ImplicitDeny {
+	if decision == policy.ImplicitDeny || decision == policy.Delegated {
 		if g := r.granting(k, p); g != nil {
 			r.c.Audit.GrantID = g.ID
 			return nil
@@ -105,7 +105,7 @@ func (r *request) denied(ask *policy.Request, d policy.Decision) error {
 		why = "with an explicit deny in a resource-based policy"
 	case d == policy.DeniedByIdentityPolicy:
 		why = "with an explicit deny in an identity-based policy"
-	case strings.Contains(ask.Resource, ":key/"):
+	case d == policy.ImplicitDeny && strings.Contains(ask.Resource, ":key/"):
 		why = "because no resource-based policy allows the " + ask.Action + " action"
 	}
 	return r.refuse("", keysource.CodeAccessDenied, "User: %s is not authorized to perform: %s on resource: %s %s",

@@ -108,7 +108,7 @@ func TestNobodyMayAnything(t *testing.T) {
 	}
 	_, err := b.run(b.as("nobody"), "Decrypt", b.inputFor("Decrypt", k, grant, blob))
 	want := "User: " + user("nobody") + " is not authorized to perform: kms:Decrypt on resource: " + k +
-		" because no resource-based policy allows the kms:Decrypt action"
+		" because no identity-based policy allows the kms:Decrypt action"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v", err)
 	}

@@ -38,41 +38,84 @@ func (k *cmk) due() time.Time {
 	return first
 }
 
-// settle carries out in sn, a clone, all that is due by now, and tells whether anything was.
-func (s *Store) settle(sn *snapshot, now time.Time) (bool, error) {
+// Event is something that happened to a CMK by itself, in the names of CloudTrail.
+type Event struct {
+	// Name is EventRotateKey, EventDeleteKey or EventDeleteMaterial.
+	Name string
+	// KeyID is the ARN of the CMK.
+	KeyID string
+	// KeyMaterialID is the key material that became current or expired.
+	KeyMaterialID string
+	// Time is when it was carried out, which may be long after it was due.
+	Time time.Time
+}
+
+// The names of events.
+const (
+	EventRotateKey      = "RotateKey"                // automatic rotation
+	EventDeleteKey      = "DeleteKey"                // the waiting time was over
+	EventDeleteMaterial = "DeleteExpiredKeyMaterial" // imported key material expired
+)
+
+// settle carries out in sn, a clone, all that is due by now, and returns what it did.
+func (s *Store) settle(sn *snapshot, now time.Time) ([]Event, error) {
 	if sn.due.IsZero() || now.Before(sn.due) {
-		return false, nil
+		return nil, nil
 	}
+	var events []Event
 	for id, k := range sn.keys {
 		if due := k.due(); due.IsZero() || now.Before(due) {
 			continue
 		}
 		if k.deleted(now) {
 			sn.remove(id)
+			events = append(events, Event{Name: EventDeleteKey, KeyID: k.arn, Time: now})
 			continue
 		}
-		if err := sn.change(k, func(k *cmk) error { return s.settleCMK(k, now) }); err != nil {
-			return false, err
+		err := sn.change(k, func(k *cmk) error {
+			events = append(events, k.expireMaterial(now)...)
+			return s.rotateIfDue(k, now)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if next := sn.keys[id]; len(next.materials) > len(k.materials) {
+			events = append(events, Event{EventRotateKey, k.arn, next.current().idText, now})
 		}
 	}
 	sn.index()
-	return true, nil
+	return events, nil
 }
 
-// settleCMK carries out what is due on one CMK.
-func (s *Store) settleCMK(k *cmk, now time.Time) error {
+// expireMaterial deletes what has expired of k, which is a copy.
+func (k *cmk) expireMaterial(now time.Time) []Event {
+	var events []Event
 	for i, m := range k.materials {
 		if m.expired(now) {
 			k.materials[i] = m.withoutSecret()
+			events = append(events, Event{EventDeleteMaterial, k.arn, m.idText, now})
 		}
 	}
-	if k.pending != nil && k.pending.expired(now) {
+	if m := k.pending; m != nil && m.expired(now) {
 		k.pending = nil
+		events = append(events, Event{EventDeleteMaterial, k.arn, m.idText, now})
 	}
 	if !k.complete() && k.state != keysource.KeyStatePendingDeletion {
 		k.state = keysource.KeyStatePendingImport
 	}
-	return s.rotateIfDue(k, now)
+	return events
+}
+
+// report tells the log and Config.Event what happened. A copy of the store from before lacks new key material, and holds
+// deleted one, which who keeps backups should know.
+func (s *Store) report(events []Event) {
+	for _, e := range events {
+		s.cfg.Logger.Info("key store: a change that was due was made; make new backups", slog.String("event", e.Name),
+			slog.String("key", e.KeyID), slog.String("keyMaterialId", e.KeyMaterialID))
+		if s.cfg.Event != nil {
+			s.cfg.Event(e)
+		}
+	}
 }
 
 // withoutSecret is what stays of imported material that expired or was deleted.

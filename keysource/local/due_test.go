@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,7 +34,8 @@ func TestScheduledRotation(t *testing.T) {
 	clock := new(testClock)
 	dir := t.TempDir()
 	s := create(t, Config{Dir: dir, Clock: clock})
-	other := mustOpenDir(t, Config{Dir: dir, Clock: clock, CheckInterval: -1})
+	var events []Event
+	other := mustOpenDir(t, Config{Dir: dir, Clock: clock, CheckInterval: -1, Event: func(e Event) { events = append(events, e) }})
 	k := mustCreateKey(t, s)
 	dk, err := s.GenerateDataKey(t.Context(), keysource.GenerateDataKeyInput{KeyID: k})
 	if err != nil {
@@ -59,6 +61,9 @@ func TestScheduledRotation(t *testing.T) {
 	}
 	if got := rotations(t, s, k); got != ",AUTOMATIC" {
 		t.Errorf("the first process sees %s", got)
+	}
+	if len(events) != 1 || events[0].Name != EventRotateKey || events[0].KeyID != string(k) || len(events[0].KeyMaterialID) != 64 {
+		t.Errorf("events: %+v", events)
 	}
 	clock.advance(days(400)) // four periods in which nobody came by: one rotation
 	again := mustOpenDir(t, Config{Dir: dir, Clock: clock})
@@ -146,6 +151,35 @@ func TestDueButNotWritable(t *testing.T) {
 		if m.missing && m.secret != [secretSize]byte{} {
 			t.Error("expired material is still in memory")
 		}
+	}
+}
+
+// TestEvents has what happens by itself told: material that expires, pending and not, and the end of a CMK.
+func TestEvents(t *testing.T) {
+	clock := new(testClock)
+	var got []string
+	s := create(t, Config{Clock: clock, Event: func(e Event) { got = append(got, e.Name+" "+e.KeyID+" "+e.KeyMaterialID) }})
+	k, gone := externalKey(t, s), mustCreateKey(t, s)
+	var want []string
+	for i, how := range []keysource.ImportType{"", keysource.ImportNewKeyMaterial} {
+		in := imported(k, byte(i+1), how)
+		in.ValidTo = clock.Now().Add(days(1))
+		id, err := s.ImportKeyMaterial(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, EventDeleteMaterial+" "+string(k)+" "+id)
+	}
+	if _, err := s.ScheduleKeyDeletion(t.Context(), gone, 7); err != nil {
+		t.Fatal(err)
+	}
+	clock.advance(days(2))
+	use(t, s, DefaultAlias)
+	want = append(want, EventDeleteKey+" "+string(gone)+" ")
+	clock.advance(days(6))
+	use(t, s, DefaultAlias)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -13,6 +13,12 @@ import (
 // grantIDSize is the size of a grant id in bytes.
 const grantIDSize = 32
 
+// Limits of AWS KMS.
+const (
+	maxGrants    = 50_000 // of one CMK
+	maxGrantText = 256    // bytes of a name or ARN
+)
+
 // CreateGrant adds a grant to a CMK and returns it with its id. A grant with a name that the CMK has already, and all
 // else the same, is that one.
 func (s *Store) CreateGrant(ctx context.Context, key keysource.KeyRef, g keysource.Grant) (keysource.Grant, error) {

@@ -40,11 +40,11 @@ func (s *Store) changeLocked(op string, change func(sn *snapshot) error) error {
 	}
 	next := s.snap.clone()
 	next.index()
-	settled, err := s.settle(next, s.now())
+	events, err := s.settle(next, s.now())
 	if err == nil {
 		err = change(next)
 	}
-	if errors.Is(err, errNoChange) && !settled {
+	if errors.Is(err, errNoChange) && len(events) == 0 {
 		return nil
 	}
 	if err != nil && !errors.Is(err, errNoChange) {
@@ -56,6 +56,7 @@ func (s *Store) changeLocked(op string, change func(sn *snapshot) error) error {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	s.publish(next)
+	s.report(events)
 	return nil
 }
 

@@ -80,10 +80,12 @@ func (c *condition) parseKey(m member) error {
 	if !ok || c.operator.compare == nil && len(values) != 1 {
 		return malformed("The condition key %q has not the values that its operator takes.", clip(m.name))
 	}
-	if c.operator.compare != nil && (kind == manyValues) != (c.quantifier != single) {
-		return malformed("The condition key %q has %s: it is used %s ForAllValues or ForAnyValue.", clip(m.name),
-			map[bool]string{true: "several values", false: "one value"}[kind == manyValues],
-			map[bool]string{true: "with", false: "without"}[kind == manyValues])
+	switch {
+	case c.operator.compare == nil: // Null
+	case kind == manyValues && c.quantifier == single:
+		return malformed("The condition key %q has several values: use ForAllValues or ForAnyValue.", clip(m.name))
+	case kind == oneValue && c.quantifier != single:
+		return malformed("The condition key %q has one value: ForAllValues and ForAnyValue are not for it.", clip(m.name))
 	}
 	for _, v := range values {
 		if hasVariable(v) {

@@ -49,15 +49,15 @@ const (
 
 // patterns are the Action or NotAction, Resource or NotResource of a statement.
 type patterns struct {
-	list []string
-	not  bool
-	fold bool // compare without regard to case
+	list    []string
+	not     bool
+	letters letters
 }
 
 // match tells whether s is meant.
 func (p patterns) match(s string) bool {
 	for _, pattern := range p.list {
-		if glob(pattern, s, p.fold) {
+		if glob(pattern, s, p.letters) {
 			return !p.not
 		}
 	}

@@ -31,7 +31,7 @@ type Decision int
 const (
 	// ImplicitDeny is the default: nothing allows the request.
 	ImplicitDeny Decision = iota
-	// Delegated is what a key policy alone says where it leaves the decision to the identity policies of an account.
+	// Delegated is that the key policy leaves the decision to identity policies, and these do not allow the request.
 	Delegated
 	// Allowed is that it may be done.
 	Allowed
@@ -50,10 +50,12 @@ func Decide(key *Document, identity []*Document, r *Request) Decision {
 		return max(byKey, byIdentity)
 	case byKey == Allowed && r.Principal.AccountID == r.ResourceAccount:
 		return Allowed
-	case byKey == Allowed || byKey == Delegated:
-		return byIdentity // across accounts both must allow
+	case byKey == ImplicitDeny:
+		return ImplicitDeny
+	case byIdentity == Allowed: // by delegation, or from another account, where both must allow
+		return Allowed
 	}
-	return ImplicitDeny
+	return Delegated
 }
 
 // DecideIdentity answers a request from identity policies alone: Allowed, ImplicitDeny or DeniedByIdentityPolicy.

@@ -79,13 +79,13 @@ func TestDecide(t *testing.T) {
 		{"session of the role itself", []string{key("Allow", aws(session), dec)}, nil, ops, "kms:Decrypt", ImplicitDeny},
 		{"service", []string{key("Allow", `{"Service":"s3.amazonaws.com"}`, dec)}, nil, alice, "kms:Decrypt", ImplicitDeny},
 
-		{"account alone allows nobody", []string{root}, nil, alice, "kms:Decrypt", ImplicitDeny},
+		{"account alone allows nobody", []string{root}, nil, alice, "kms:Decrypt", Delegated},
 		{"account and identity", []string{root}, []string{identity("Allow", dec, "*")}, alice, "kms:Decrypt", Allowed},
 		{"account by number", []string{key("Allow", aws(account), all)}, []string{identity("Allow", dec, "*")}, alice, "kms:Decrypt", Allowed},
 		{"identity without account", nil, []string{identity("Allow", dec, "*")}, alice, "kms:Decrypt", ImplicitDeny},
 		{"identity for the key", []string{root}, []string{identity("Allow", dec, keyARN)}, alice, "kms:Decrypt", Allowed},
 		{"identity for keys by pattern", []string{root}, []string{identity("Allow", dec, "arn:aws:kms:*:111122223333:key/*")}, alice, "kms:Decrypt", Allowed},
-		{"identity for another key", []string{root}, []string{identity("Allow", dec, "arn:aws:kms:local:111122223333:key/0")}, alice, "kms:Decrypt", ImplicitDeny},
+		{"identity for another key", []string{root}, []string{identity("Allow", dec, "arn:aws:kms:local:111122223333:key/0")}, alice, "kms:Decrypt", Delegated},
 		{"identity beyond the account", []string{key("Allow", aws(rootUsr), dec)}, []string{identity("Allow", all, "*")}, alice, "kms:Encrypt", ImplicitDeny},
 		{"root user", []string{root}, nil, rootUsr, "kms:Decrypt", Allowed},
 		{"root user without statement", []string{key("Allow", aws(alice), all)}, nil, rootUsr, "kms:Decrypt", ImplicitDeny},
@@ -97,14 +97,14 @@ func TestDecide(t *testing.T) {
 		{"deny in identity", []string{key("Allow", aws(alice), all)}, []string{identity("Deny", dec, "*")}, alice, "kms:Decrypt", DeniedByIdentityPolicy},
 		{"deny in key over identity", []string{root, key("Deny", `"*"`, dec)}, []string{identity("Allow", all, "*")}, alice, "kms:Decrypt", DeniedByKeyPolicy},
 
-		{"other account, key alone", []string{key("Allow", aws(other), dec)}, nil, other, "kms:Decrypt", ImplicitDeny},
+		{"other account, key alone", []string{key("Allow", aws(other), dec)}, nil, other, "kms:Decrypt", Delegated},
 		{"other account, both", []string{key("Allow", aws(other), dec)}, []string{identity("Allow", dec, "*")}, other, "kms:Decrypt", Allowed},
-		{"other account, everybody", []string{key("Allow", `"*"`, dec)}, nil, other, "kms:Decrypt", ImplicitDeny},
+		{"other account, everybody", []string{key("Allow", `"*"`, dec)}, nil, other, "kms:Decrypt", Delegated},
 		{"other account, root", []string{key("Allow", aws("999999999999"), dec)}, []string{identity("Allow", dec, "*")}, other, "kms:Decrypt", Allowed},
 
 		{"not action", []string{`{"Effect":"Allow","Principal":` + aws(alice) + `,"NotAction":"kms:Decrypt","Resource":"*"}`}, nil, alice, "kms:Decrypt", ImplicitDeny},
 		{"not another action", []string{`{"Effect":"Allow","Principal":` + aws(alice) + `,"NotAction":"kms:Decrypt","Resource":"*"}`}, nil, alice, "kms:Encrypt", Allowed},
-		{"not resource", []string{root}, []string{`{"Effect":"Allow","Action":"kms:*","NotResource":"` + keyARN + `"}`}, alice, "kms:Decrypt", ImplicitDeny},
+		{"not resource", []string{root}, []string{`{"Effect":"Allow","Action":"kms:*","NotResource":"` + keyARN + `"}`}, alice, "kms:Decrypt", Delegated},
 		{"not principal spares whom it names", []string{root, `{"Effect":"Deny","NotPrincipal":` + aws(alice) + `,"Action":"kms:*","Resource":"*"}`},
 			[]string{identity("Allow", all, "*")}, alice, "kms:Decrypt", Allowed},
 		{"not principal denies the others", []string{root, `{"Effect":"Deny","NotPrincipal":` + aws(alice) + `,"Action":"kms:*","Resource":"*"}`},
@@ -234,7 +234,7 @@ func TestGlob(t *testing.T) {
 		{"*a*b", "xxaxxbxx", false}, {"a?", "a", false},
 		{strings.Repeat("a*", 2000) + "b", strings.Repeat("a", 4000), false},
 	} {
-		if got := glob(row.pattern, row.s, false); got != row.want {
+		if got := glob(row.pattern, row.s, exact); got != row.want {
 			t.Errorf("glob(%.20q, %.20q) = %v", row.pattern, row.s, got)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -128,7 +129,7 @@ func scalars(v any) ([]string, bool) {
 		case json.Number:
 			all = append(all, e.String())
 		case bool:
-			all = append(all, map[bool]string{true: "true", false: "false"}[e])
+			all = append(all, strconv.FormatBool(e))
 		default:
 			return nil, false
 		}

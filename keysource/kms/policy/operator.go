@@ -18,33 +18,33 @@ type operator struct {
 
 // operators are the condition operators that are supported, as AWS names them.
 var operators = map[string]operator{
-	"StringEquals":              {equal, false, nil},
-	"StringNotEquals":           {equal, true, nil},
-	"StringEqualsIgnoreCase":    {strings.EqualFold, false, nil},
-	"StringNotEqualsIgnoreCase": {strings.EqualFold, true, nil},
-	"StringLike":                {like, false, nil},
-	"StringNotLike":             {like, true, nil},
-	"ArnEquals":                 {globARN, false, nil},
-	"ArnLike":                   {globARN, false, nil},
-	"ArnNotEquals":              {globARN, true, nil},
-	"ArnNotLike":                {globARN, true, nil},
-	"Bool":                      {strings.EqualFold, false, isBool},
-	"NumericEquals":             {func(want, got string) bool { return number(got) == number(want) }, false, isNumber},
-	"NumericNotEquals":          {func(want, got string) bool { return number(got) == number(want) }, true, isNumber},
-	"NumericLessThan":           {func(want, got string) bool { return number(got) < number(want) }, false, isNumber},
-	"NumericLessThanEquals":     {func(want, got string) bool { return number(got) <= number(want) }, false, isNumber},
-	"NumericGreaterThan":        {func(want, got string) bool { return number(got) > number(want) }, false, isNumber},
-	"NumericGreaterThanEquals":  {func(want, got string) bool { return number(got) >= number(want) }, false, isNumber},
-	"IpAddress":                 {within, false, isAddress},
-	"NotIpAddress":              {within, true, isAddress},
-	"Null":                      {nil, false, isBool},
+	"StringEquals":              {compare: equal},
+	"StringNotEquals":           {compare: equal, negated: true},
+	"StringEqualsIgnoreCase":    {compare: strings.EqualFold},
+	"StringNotEqualsIgnoreCase": {compare: strings.EqualFold, negated: true},
+	"StringLike":                {compare: like},
+	"StringNotLike":             {compare: like, negated: true},
+	"ArnEquals":                 {compare: globARN},
+	"ArnLike":                   {compare: globARN},
+	"ArnNotEquals":              {compare: globARN, negated: true},
+	"ArnNotLike":                {compare: globARN, negated: true},
+	"Bool":                      {compare: strings.EqualFold, valid: isBool},
+	"NumericEquals":             {compare: func(want, got string) bool { return number(got) == number(want) }, valid: isNumber},
+	"NumericNotEquals":          {compare: func(want, got string) bool { return number(got) == number(want) }, negated: true, valid: isNumber},
+	"NumericLessThan":           {compare: func(want, got string) bool { return number(got) < number(want) }, valid: isNumber},
+	"NumericLessThanEquals":     {compare: func(want, got string) bool { return number(got) <= number(want) }, valid: isNumber},
+	"NumericGreaterThan":        {compare: func(want, got string) bool { return number(got) > number(want) }, valid: isNumber},
+	"NumericGreaterThanEquals":  {compare: func(want, got string) bool { return number(got) >= number(want) }, valid: isNumber},
+	"IpAddress":                 {compare: within, valid: isAddress},
+	"NotIpAddress":              {compare: within, negated: true, valid: isAddress},
+	"Null":                      {valid: isBool},
 }
 
 // equal is StringEquals.
 func equal(want, got string) bool { return want == got }
 
 // like is StringLike.
-func like(want, got string) bool { return glob(want, got, false) }
+func like(want, got string) bool { return glob(want, got, exact) }
 
 // number is the number that isNumber has accepted.
 func number(s string) float64 {

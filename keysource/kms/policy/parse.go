@@ -122,7 +122,7 @@ func parseActions(v any, not bool) (patterns, error) {
 			return patterns{}, malformed("Policy statement contains an invalid action: %q.", clip(a))
 		}
 	}
-	return patterns{list: list, not: not, fold: true}, nil
+	return patterns{list: list, not: not, letters: anyCase}, nil
 }
 
 // parseResources reads Resource or NotResource.

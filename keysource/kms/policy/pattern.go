@@ -5,9 +5,18 @@ import (
 	"unicode/utf8"
 )
 
+// letters says how letters are compared.
+type letters int
+
+// The ways of comparing letters.
+const (
+	exact   letters = iota
+	anyCase         // as if all ASCII letters were lower-case
+)
+
 // glob tells whether s matches pattern, in which * stands for any number of characters and ? for one. It takes at most
 // the product of both lengths.
-func glob(pattern, s string, fold bool) bool {
+func glob(pattern, s string, how letters) bool {
 	p, i := 0, 0
 	star, mark := -1, 0 // the last star, and where in s what it stands for ends
 	for i < len(s) {
@@ -17,7 +26,7 @@ func glob(pattern, s string, fold bool) bool {
 			p++
 		case p < len(pattern) && pattern[p] == '?':
 			p, i = p+1, i+width(s[i:])
-		case p < len(pattern) && same(pattern[p], s[i], fold):
+		case p < len(pattern) && same(pattern[p], s[i], how):
 			p, i = p+1, i+1
 		case star >= 0:
 			mark += width(s[mark:])
@@ -35,9 +44,9 @@ func width(s string) int {
 	return n
 }
 
-// same compares two bytes, with fold as if both were lower-case ASCII.
-func same(a, b byte, fold bool) bool {
-	return a == b || fold && lower(a) == lower(b)
+// same compares two bytes.
+func same(a, b byte, how letters) bool {
+	return a == b || how == anyCase && lower(a) == lower(b)
 }
 
 // lower is the lower-case form of an ASCII letter.
@@ -55,7 +64,7 @@ func globARN(pattern, s string) bool {
 		return pattern == "*"
 	}
 	for i := range ps {
-		if !glob(ps[i], ss[i], false) {
+		if !glob(ps[i], ss[i], exact) {
 			return false
 		}
 	}
