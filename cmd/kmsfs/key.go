@@ -36,7 +36,8 @@ sees a change within a second; a data key that it has in use stays usable for up
 // keyFlags are the flags of all key verbs.
 type keyFlags struct {
 	secretFlags
-	dir string
+	dir   string
+	event func(local.Event) // not a flag: is told what happens by itself; nil: nobody is
 }
 
 // addStore defines the flags.
@@ -64,7 +65,7 @@ func (k *keyFlags) with(ctx context.Context, a *app, absent absence, f func(s *l
 	if err != nil {
 		return err
 	}
-	s, err := localStore{dir: dir, absent: absent, keyFile: k.masterKeyFile, secret: secret, sealNew: sealNew,
+	s, err := localStore{dir: dir, absent: absent, keyFile: k.masterKeyFile, secret: secret, sealNew: sealNew, event: k.event,
 		created: func(dir string) { fmt.Fprintf(a.stderr, "kmsfs: made key store %s\n", dir) }}.open(ctx)
 	if err != nil {
 		return err

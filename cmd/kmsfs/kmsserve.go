@@ -2,23 +2,14 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
-	"os"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"kmsfs/keysource/kms"
 	"kmsfs/keysource/kms/audit"
-	"kmsfs/keysource/kms/identity"
-	"kmsfs/keysource/kms/server"
 	"kmsfs/keysource/local"
 )
 
@@ -121,6 +112,8 @@ func (a *app) kmsServe(ctx context.Context, k *kmsServer) error {
 		return err
 	}
 	defer closeAll(listeners)
+	events := &eventRelay{}
+	k.event = events.event
 	return k.with(ctx, a, absenceFails, func(store *local.Store) error {
 		dir, err := k.storeDir(a)
 		if err != nil {
@@ -138,138 +131,6 @@ func (a *app) kmsServe(ctx context.Context, k *kmsServer) error {
 		if k.audit == "" {
 			k.audit = filepath.Join(dir, "audit.log")
 		}
-		return a.kmsRun(ctx, k, store, certificate, listeners, log)
+		return a.kmsRun(ctx, k, store, certificate, listeners, events, log)
 	})
-}
-
-// kmsListeners reads the certificate and opens the sockets.
-func (a *app) kmsListeners(k *kmsServer, as *serverUser) (*server.Certificate, []*server.Listener, error) {
-	var certificate *server.Certificate
-	var config *tls.Config
-	if k.tlsCert != "" {
-		var err error
-		if certificate, err = server.LoadCertificate(k.tlsCert, k.tlsKey); err != nil {
-			return nil, nil, hintf(faultf(errUsage, "%w", err), "both files are PEM, and the key is that of the first certificate")
-		}
-		config = certificate.Config()
-	}
-	inherited, err := a.inheritedSockets()
-	if err != nil {
-		return nil, nil, err
-	}
-	addresses := k.listen
-	if len(addresses) == 0 && len(inherited) == 0 {
-		addresses = []string{defaultListen}
-	}
-	var listeners []*server.Listener
-	add := func(l *server.Listener, err error) error {
-		if err == nil {
-			listeners = append(listeners, l)
-		}
-		return err
-	}
-	for _, l := range inherited {
-		err = errors.Join(err, add(server.Inherit(l, config)))
-	}
-	for _, address := range addresses {
-		if err == nil {
-			err = add(server.Listen(address, config))
-		}
-	}
-	if err == nil {
-		err = as.own(listeners)
-	}
-	if err != nil {
-		closeAll(listeners)
-		return nil, nil, err
-	}
-	return certificate, listeners, nil
-}
-
-// closeAll closes listeners; those that are closed stay so.
-func closeAll(listeners []*server.Listener) {
-	for _, l := range listeners {
-		_ = l.Close()
-	}
-}
-
-// kmsRun serves until ctx ends.
-func (a *app) kmsRun(ctx context.Context, k *kmsServer, store *local.Store, certificate *server.Certificate,
-	listeners []*server.Listener, log *slog.Logger) (err error) {
-	account, region := store.Account()
-	cfg := audit.Config{Path: k.audit, SyncEvery: k.auditSync, MaxSize: k.auditMaxSize, Logger: log}
-	if k.auditSync == 0 {
-		cfg.SyncEvery = -1
-	}
-	trail, err := audit.Open(cfg)
-	if err != nil {
-		return fmt.Errorf("audit log: %w", err)
-	}
-	log.Info("audit log", "path", k.audit, "sequence", trail.Head().Sequence, "head", trail.Head().String())
-	defer func() {
-		err = errors.Join(err, trail.Close())
-		log.Info("audit log closed", "sequence", trail.Head().Sequence, "head", trail.Head().String())
-	}()
-	users, err := identity.Open(store, identity.Config{Logger: log})
-	if err != nil {
-		return err
-	}
-	if users.Empty() {
-		log.Warn("nobody can call: there is no access key; kmsfs kms user create NAME, then kmsfs kms user key create NAME")
-	}
-	s, err := server.New(server.Config{Service: kms.New(store, kms.Config{}), Users: users, Audit: trail, Keys: store, Account: account,
-		Region: region, Timeout: k.timeout, MaxConnections: k.connections, Logger: log})
-	if err != nil {
-		return err
-	}
-	for _, l := range listeners {
-		fmt.Fprintln(a.stdout, endpoint(l.Addr(), certificate != nil))
-	}
-	log.Info("serving", "region", region, "account", account)
-	reloads := make(chan os.Signal, 1)
-	signal.Notify(reloads, syscall.SIGHUP)
-	defer signal.Stop(reloads)
-	a.tellSystemd(log, "READY=1")
-	serving, end := context.WithCancel(ctx)
-	defer end()
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		reloadOn(serving, reloads, certificate, log)
-	}()
-	context.AfterFunc(serving, func() { a.tellSystemd(log, "STOPPING=1") })
-	err = s.Serve(serving, listeners...)
-	end()
-	<-watched
-	return err
-}
-
-// endpoint is how a client names where the server listens.
-func endpoint(at net.Addr, encrypted bool) string {
-	switch {
-	case at.Network() == "unix":
-		return server.UnixPrefix + at.String()
-	case encrypted:
-		return "https://" + at.String()
-	}
-	return "http://" + at.String()
-}
-
-// reloadOn reads the certificate again on each signal, until ctx ends.
-func reloadOn(ctx context.Context, signals <-chan os.Signal, certificate *server.Certificate, log *slog.Logger) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-signals:
-		}
-		if certificate == nil {
-			continue
-		}
-		if err := certificate.Reload(); err != nil {
-			log.Error("the certificate cannot be read again, using the one from before", "error", err)
-			continue
-		}
-		log.Info("the certificate was read again")
-	}
 }

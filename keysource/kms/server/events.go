@@ -3,102 +3,48 @@ package server
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"time"
 
-	"kmsfs/keysource"
 	"kmsfs/keysource/kms/audit"
 	"kmsfs/keysource/local"
 )
 
-// eventInterval is how often the CMKs are looked at. That look also carries out what is due, so that a CMK is rotated on
-// its day where nobody calls.
-const eventInterval = time.Minute
+// dueInterval is how often Config.Due is called.
+const dueInterval = time.Minute
 
-// Keys is what a server wants to know of a key store for the events that nobody calls for; *local.Store is one.
-type Keys interface {
-	// Keys returns all CMKs.
-	Keys(ctx context.Context) ([]local.Key, error)
-	// ListKeyRotations returns the key materials of a CMK, the oldest first.
-	ListKeyRotations(ctx context.Context, key keysource.KeyRef) ([]keysource.KeyRotation, error)
-}
-
-// seen is what is remembered of a CMK.
-type seen struct{ arn, material string }
-
-// events writes a record where a CMK has been rotated or deleted, until ctx ends. What happens while no server runs has
-// none.
-func (s *Server) events(ctx context.Context) {
-	known, err := s.look(ctx)
-	for {
-		if e := s.cfg.Clock.Sleep(ctx, eventInterval); e != nil {
-			return
-		}
-		var now map[string]seen
-		if now, err = s.look(ctx); err != nil {
-			s.cfg.Logger.Warn("the CMKs cannot be looked at", slog.Any("error", err))
-			continue
-		}
-		if known != nil {
-			s.compare(ctx, known, now)
-		}
-		known = now
-	}
-}
-
-// look remembers all CMKs.
-func (s *Server) look(ctx context.Context) (map[string]seen, error) {
-	keys, err := s.cfg.Keys.Keys(ctx)
-	if err != nil {
-		return nil, err
-	}
-	all := make(map[string]seen, len(keys))
-	for _, k := range keys {
-		all[k.KeyID] = seen{k.ARN, k.CurrentKeyMaterialID}
-	}
-	return all, nil
-}
-
-// compare writes a record for each CMK that has changed.
-func (s *Server) compare(ctx context.Context, before, now map[string]seen) {
-	for id, old := range before {
-		k, ok := now[id]
-		switch {
-		case !ok:
-			s.event("DeleteKey", old.arn, map[string]any{"keyId": id}, nil)
-		case k.material != old.material && k.material != "" && old.material != "":
-			s.event("RotateKey", k.arn, map[string]any{"keyId": id, "rotationType": s.rotationType(ctx, id, k.material)},
-				map[string]string{"keyMaterialId": k.material})
-		}
-	}
-}
-
-// rotationType says why a key material became current.
-func (s *Server) rotationType(ctx context.Context, id, material string) string {
-	rotations, err := s.cfg.Keys.ListKeyRotations(ctx, keysource.KeyRef(id))
-	if err != nil {
-		return ""
-	}
-	for _, r := range rotations {
-		if r.KeyMaterialID == material {
-			return string(r.RotationType)
-		}
-	}
-	return ""
-}
-
-// event writes the record of what the service did by itself.
-func (s *Server) event(name, arn string, details map[string]any, more map[string]string) {
+// Event writes what happened to a CMK without a call into the audit log, as CloudTrail's service events. It is for
+// local.Config.Event.
+func (s *Server) Event(e local.Event) {
 	room, err := s.cfg.Audit.Reserve(recordRoom)
 	if err == nil {
-		err = room.Append(&audit.Record{
-			EventName: name, EventType: "AwsServiceEvent", EventTime: audit.Time(s.cfg.Clock.Now()), EventID: audit.NewID(),
+		_, id, _ := strings.Cut(e.KeyID, ":key/")
+		details := map[string]any{"keyId": id}
+		if e.Name == local.EventRotateKey {
+			details["rotationType"] = "AUTOMATIC"
+		}
+		r := &audit.Record{
+			EventName: e.Name, EventType: "AwsServiceEvent", EventTime: audit.Time(e.Time), EventID: audit.NewID(),
 			AWSRegion: s.cfg.Region, RecipientAccountID: s.cfg.Account, SourceIPAddress: "kmsfs",
 			UserIdentity:        &audit.UserIdentity{Type: "AWSService", AccountID: s.cfg.Account, InvokedBy: "kmsfs"},
-			Resources:           []audit.Resource{{AccountID: s.cfg.Account, Type: "AWS::KMS::Key", ARN: arn}},
-			ServiceEventDetails: details, AdditionalEventData: more,
-		})
+			Resources:           []audit.Resource{{AccountID: s.cfg.Account, Type: "AWS::KMS::Key", ARN: e.KeyID}},
+			ServiceEventDetails: details,
+		}
+		if e.KeyMaterialID != "" {
+			r.AdditionalEventData = map[string]string{"keyMaterialId": e.KeyMaterialID}
+		}
+		err = room.Append(r)
 	}
-	if err != nil {
-		s.cfg.Logger.Error("an event is not in the audit log", slog.String("event", name), slog.String("key", arn), slog.Any("error", err))
+	if err != nil { // it has happened, and nobody is there to be told
+		s.cfg.Logger.Error("an event is not in the audit log", slog.String("event", e.Name), slog.String("key", e.KeyID), slog.Any("error", err))
+	}
+}
+
+// carryOut calls Config.Due from time to time until ctx ends.
+func (s *Server) carryOut(ctx context.Context) {
+	for s.cfg.Clock.Sleep(ctx, dueInterval) == nil {
+		if err := s.cfg.Due(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Logger.Warn("what is due cannot be carried out", slog.Any("error", err))
+		}
 	}
 }

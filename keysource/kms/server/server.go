@@ -31,8 +31,8 @@ type Config struct {
 	Users Users
 	// Audit is the log of calls; needed.
 	Audit *audit.Log
-	// Keys are looked at for what happens without a call, which is recorded too; nil is nothing.
-	Keys Keys
+	// Due is called once a minute, for a key store to carry out what is due on its day where nobody calls; nil is nothing.
+	Due func(ctx context.Context) error
 	// Account and Region are those of the key store; needed. Requests must be signed for the region.
 	Account, Region string
 	// Timeout is the longest that a call may take; 0 is 20 s.
@@ -113,11 +113,11 @@ func (s *Server) Serve(ctx context.Context, listeners ...*Listener) error {
 		limited := l.limit(slots, s.metrics.connections)
 		go func() { ended <- h.Serve(limited) }()
 	}
-	if s.cfg.Keys != nil {
-		watching, end := context.WithCancel(ctx)
-		var watched sync.WaitGroup
-		watched.Go(func() { s.events(watching) })
-		defer watched.Wait()
+	if s.cfg.Due != nil {
+		going, end := context.WithCancel(ctx)
+		var ended sync.WaitGroup
+		ended.Go(func() { s.carryOut(going) })
+		defer ended.Wait()
 		defer end()
 	}
 	var err error

@@ -481,21 +481,34 @@ func (c *movedClock) move(d time.Duration) {
 	c.moved <- struct{}{}
 }
 
-// TestEvents: what happens to a CMK without a call is recorded, and happens on its day.
+// TestEvents: what happens to a CMK without a call happens on its day, and is recorded.
 func TestEvents(t *testing.T) {
 	clock := newMovedClock()
-	store, err := local.Create(t.Context(), local.Config{Dir: t.TempDir(), Clock: clock})
+	var b *testbed
+	store, err := local.Create(t.Context(), local.Config{Dir: t.TempDir(), Clock: clock, Event: func(e local.Event) { b.s.Event(e) }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	b := newTestbed(t, func(c *Config) { c.Keys, c.Clock = store, clock })
+	b = newTestbed(t, func(c *Config) {
+		c.Clock = clock
+		c.Due = func(ctx context.Context) error {
+			_, err := store.ListKeys(ctx)
+			return err
+		}
+	})
 	rotated, err := store.CreateKey(t.Context(), keysource.CreateKeyInput{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	doomed, err := store.CreateKey(t.Context(), keysource.CreateKeyInput{})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.EnableKeyRotation(t.Context(), keysource.KeyRef(rotated.KeyID), 90); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.ScheduleKeyDeletion(t.Context(), keysource.KeyRef(doomed.KeyID), 7); err != nil {
 		t.Fatal(err)
 	}
 	l, err := Listen("127.0.0.1:0", nil)
@@ -505,16 +518,9 @@ func TestEvents(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- b.s.Serve(ctx, l) }()
-	clock.move(time.Minute)
-	if _, err := store.RotateKeyOnDemand(t.Context(), keysource.KeyRef(rotated.KeyID)); err != nil {
-		t.Fatal(err)
+	for _, d := range []time.Duration{time.Minute, 8 * 24 * time.Hour, 91 * 24 * time.Hour, time.Minute} {
+		clock.move(d)
 	}
-	if _, err := store.ScheduleKeyDeletion(t.Context(), keysource.KeyRef(doomed.KeyID), 7); err != nil {
-		t.Fatal(err)
-	}
-	clock.move(time.Minute)
-	clock.move(8 * 24 * time.Hour)
-	clock.move(time.Minute)
 	stop()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
@@ -523,8 +529,9 @@ func TestEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"eventName":"RotateKey"`, `"serviceEventDetails":{"keyId":"` + rotated.KeyID + `","rotationType":"ON_DEMAND"}`,
-		`"eventName":"DeleteKey"`, `"serviceEventDetails":{"keyId":"` + doomed.KeyID + `"}`, `"eventType":"AwsServiceEvent"`} {
+	for _, want := range []string{`"eventName":"RotateKey"`, `"serviceEventDetails":{"keyId":"` + rotated.KeyID + `","rotationType":"AUTOMATIC"}`,
+		`"additionalEventData":{"keyMaterialId":"`, `"eventName":"DeleteKey"`, `"serviceEventDetails":{"keyId":"` + doomed.KeyID + `"}`,
+		`"eventType":"AwsServiceEvent"`} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the audit log has no %s: %s", want, text)
 		}
