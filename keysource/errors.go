@@ -34,6 +34,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrInvalidArgument: the request itself is wrong.
 	ErrInvalidArgument = errors.New("invalid argument")
+	// ErrDryRun: the call was a dry run, and would have succeeded.
+	ErrDryRun = errors.New("dry run would have succeeded")
 	// ErrClosed: the keysource was closed.
 	ErrClosed = errors.New("keysource is closed")
 )
@@ -58,6 +60,16 @@ const (
 	CodeDependencyTimeout    = "DependencyTimeoutException"
 	CodeInternal             = "KMSInternalException"
 	CodeThrottling           = "ThrottlingException"
+	CodeInvalidKeyUsage      = "InvalidKeyUsageException"
+	CodeInvalidGrantToken    = "InvalidGrantTokenException"
+	CodeInvalidGrantID       = "InvalidGrantIdException"
+	CodeInvalidMarker        = "InvalidMarkerException"
+	CodeMalformedPolicy      = "MalformedPolicyDocumentException"
+	CodeTag                  = "TagException"
+	CodeExpiredImportToken   = "ExpiredImportTokenException"
+	CodeInvalidImportToken   = "InvalidImportTokenException"
+	CodeDryRun               = "DryRunOperationException"
+	CodeSerialization        = "SerializationException"
 )
 
 // KindOf returns the kind of error that an AWS exception name stands for, or nil for a name that is not known.
@@ -72,7 +84,7 @@ func KindOf(code string) error {
 	case CodeAccessDenied, "AccessDenied", "UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignature",
 		"IncompleteSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException",
 		"SignatureDoesNotMatch", "InvalidClientTokenId", "ExpiredToken", "ExpiredTokenException", "RequestExpired",
-		"RequestTimeTooSkewed", "AuthFailure", "NotAuthorized", "OptInRequired", "InvalidGrantTokenException":
+		"RequestTimeTooSkewed", "AuthFailure", "NotAuthorized", "OptInRequired", CodeInvalidGrantToken:
 		return ErrDenied
 	case CodeInvalidCiphertext:
 		return ErrInvalidCiphertext
@@ -84,11 +96,14 @@ func KindOf(code string) error {
 		return ErrConflict
 	case CodeLimitExceeded:
 		return ErrLimit
-	case CodeUnsupported, "InvalidKeyUsageException", "UnknownOperationException", "InvalidAction":
+	case CodeUnsupported, CodeInvalidKeyUsage, "UnknownOperationException", "InvalidAction":
 		return ErrUnsupported
-	case CodeValidation, CodeInvalidARN, CodeInvalidAliasName, CodeIncorrectKeyMaterial, "InvalidMarkerException",
-		"MalformedPolicyDocumentException", "TagException", "SerializationException", "ValidationError", "ExpiredImportTokenException", "InvalidImportTokenException":
+	case CodeValidation, CodeInvalidARN, CodeInvalidAliasName, CodeIncorrectKeyMaterial, CodeInvalidMarker, CodeInvalidGrantID,
+		CodeMalformedPolicy, CodeTag, CodeExpiredImportToken, CodeInvalidImportToken, CodeSerialization,
+		"ValidationError":
 		return ErrInvalidArgument
+	case CodeDryRun:
+		return ErrDryRun
 	case CodeKeyUnavailable, CodeDependencyTimeout, CodeInternal, "InternalFailure", "InternalServerError",
 		"ServiceUnavailable", "ServiceUnavailableException", "RequestTimeout", "RequestTimeoutException":
 		return ErrUnavailable

@@ -11,7 +11,8 @@ const (
 	KeyStateEnabled KeyState = "Enabled"
 	// KeyStateDisabled is set by DisableKey and left by EnableKey.
 	KeyStateDisabled KeyState = "Disabled"
-	// KeyStatePendingImport is a CMK of origin EXTERNAL that has no key material yet.
+	// KeyStatePendingImport is a CMK of origin EXTERNAL that has no key material yet, or of which some has expired or
+	// was deleted.
 	KeyStatePendingImport KeyState = "PendingImport"
 	// KeyStatePendingDeletion is a CMK that will be deleted at KeyMetadata.DeletionDate.
 	KeyStatePendingDeletion KeyState = "PendingDeletion"
@@ -65,6 +66,8 @@ type KeyMetadata struct {
 	CurrentKeyMaterialID string
 	// DeletionDate is when a CMK in PendingDeletion goes; zero otherwise.
 	DeletionDate time.Time
+	// ValidTo is when the first of its imported key materials expires; zero is never.
+	ValidTo time.Time
 }
 
 // KeyListEntry is one CMK in the answer of ListKeys.
@@ -123,4 +126,8 @@ type KeyRotation struct {
 	RotationType RotationType
 	// RotationDate is when it became current; for pending material, when it was imported.
 	RotationDate time.Time
+	// ValidTo is when imported material expires; zero is never.
+	ValidTo time.Time
+	// Missing tells that imported material expired or was deleted, and waits to be imported again.
+	Missing bool
 }

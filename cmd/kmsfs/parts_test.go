@@ -19,6 +19,7 @@ import (
 	"kmsfs/envelope"
 	"kmsfs/fs/vault"
 	"kmsfs/keysource"
+	"kmsfs/keysource/kms/audit"
 	"kmsfs/keysource/local"
 	"kmsfs/keysource/passphrase"
 )
@@ -53,7 +54,8 @@ func TestExitTable(t *testing.T) {
 		{syscall.EACCES, 21, 1}, {iofs.ErrPermission, 21, 1},
 		{syscall.EIO, 22, 32}, {syscall.ENOSPC, 22, 32}, {syscall.ENOENT, 22, 32},
 		{errNotMounted, 23, 32},
-		{errBusy, 24, 32}, {syscall.EBUSY, 24, 32},
+		{errBusy, 24, 32}, {syscall.EBUSY, 24, 32}, {syscall.EADDRINUSE, 24, 32}, {audit.ErrInUse, 24, 32},
+		{&audit.LineError{Line: 1}, 26, 32},
 		{keysource.ErrAlreadyExists, 25, 32},
 		{context.Canceled, 130, 8},
 	} {

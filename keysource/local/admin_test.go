@@ -310,7 +310,7 @@ func TestImport(t *testing.T) {
 	if _, err := s.ImportKeyMaterial(ctx, imported(k, 2, "")); !errors.Is(err, keysource.ErrInvalidArgument) {
 		t.Errorf("other material as existing: %v", err)
 	}
-	if _, err := s.ImportKeyMaterial(ctx, imported(k, 1, keysource.ImportNewKeyMaterial)); !errors.Is(err, keysource.ErrConflict) {
+	if _, err := s.ImportKeyMaterial(ctx, imported(k, 1, keysource.ImportNewKeyMaterial)); !errors.Is(err, keysource.ErrInvalidArgument) {
 		t.Errorf("the same as new: %v", err)
 	}
 	if _, err := s.RotateKeyOnDemand(ctx, k); !errors.Is(err, keysource.ErrInvalidState) {

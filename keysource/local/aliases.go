@@ -111,7 +111,7 @@ func aliasTarget(op string, sn *snapshot, target keysource.KeyRef) (*cmk, error)
 		return nil, err
 	}
 	if k.state == keysource.KeyStatePendingDeletion {
-		return nil, errState(op, k)
+		return nil, errState(op, k.arn, k.state)
 	}
 	n := 0
 	for _, a := range sn.aliases {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"io"
+	"slices"
 	"time"
 
 	"kmsfs/keysource"
@@ -22,7 +23,8 @@ type bodyJSON struct {
 	Aliases []aliasJSON `json:"aliases"`
 }
 
-// keyJSON is a CMK.
+// keyJSON is a CMK. Members that came after the first release are left out where they say nothing, so that a store
+// that does not use them stays readable for who does not know them.
 type keyJSON struct {
 	ID          string               `json:"id"`
 	Description string               `json:"description,omitempty"`
@@ -33,6 +35,10 @@ type keyJSON struct {
 	Deletion    time.Time            `json:"deletion,omitzero"`
 	Materials   []materialJSON       `json:"materials"`
 	Pending     *materialJSON        `json:"pending,omitempty"`
+	Policy      string               `json:"policy,omitempty"`
+	Tags        []tagJSON            `json:"tags,omitempty"`
+	Grants      []grantJSON          `json:"grants,omitempty"`
+	Rotation    *rotationJSON        `json:"rotation,omitempty"`
 }
 
 // materialJSON is a key material without its secret.
@@ -42,6 +48,33 @@ type materialJSON struct {
 	Rotation    keysource.RotationType `json:"rotation,omitempty"`
 	Since       time.Time              `json:"since"`
 	Description string                 `json:"description,omitempty"`
+	Expires     time.Time              `json:"expires,omitzero"`
+	Missing     bool                   `json:"missing,omitempty"`
+}
+
+// tagJSON is a tag.
+type tagJSON struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// grantJSON is a grant.
+type grantJSON struct {
+	ID         string            `json:"id"`
+	Name       string            `json:"name,omitempty"`
+	Created    time.Time         `json:"created"`
+	Grantee    string            `json:"grantee"`
+	Retiring   string            `json:"retiring,omitempty"`
+	Issuer     string            `json:"issuer,omitempty"`
+	Operations []string          `json:"operations"`
+	Subset     keysource.Context `json:"contextSubset,omitzero"`
+	Equals     keysource.Context `json:"contextEquals,omitzero"`
+}
+
+// rotationJSON is the schedule of automatic rotation.
+type rotationJSON struct {
+	Period int       `json:"period"`
+	Next   time.Time `json:"next"`
 }
 
 // aliasJSON is an alias.
@@ -57,7 +90,7 @@ func marshalBody(sn *snapshot) ([]byte, error) {
 	doc := bodyJSON{Account: sn.account, Region: sn.region, Keys: []keyJSON{}, Aliases: []aliasJSON{}}
 	for _, k := range sn.sortedKeys() {
 		kj := keyJSON{ID: k.id.String(), Description: k.description, Created: k.created, State: k.state,
-			Origin: k.origin, Manager: k.manager, Deletion: k.deletion, Materials: []materialJSON{}}
+			Origin: k.origin, Manager: k.manager, Deletion: k.deletion, Materials: []materialJSON{}, Policy: k.policy}
 		for _, m := range k.materials {
 			kj.Materials = append(kj.Materials, m.json())
 		}
@@ -65,6 +98,7 @@ func marshalBody(sn *snapshot) ([]byte, error) {
 			p := k.pending.json()
 			kj.Pending = &p
 		}
+		k.marshalAccess(&kj)
 		doc.Keys = append(doc.Keys, kj)
 	}
 	for _, a := range sn.sortedAliases() {
@@ -74,7 +108,7 @@ func marshalBody(sn *snapshot) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	materials := sn.materials()
+	materials := slices.DeleteFunc(sn.materials(), func(m *material) bool { return m.missing })
 	// One allocation, so that no half-filled copy of secrets is left behind by a growing slice.
 	b := make([]byte, 0, 4+len(text)+len(materials)*secretSize)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(text)))
@@ -87,7 +121,7 @@ func marshalBody(sn *snapshot) ([]byte, error) {
 
 // json describes m without its secret.
 func (m *material) json() materialJSON {
-	return materialJSON{m.idText, m.origin, m.rotation, m.since, m.description}
+	return materialJSON{m.idText, m.origin, m.rotation, m.since, m.description, m.validTo, m.missing}
 }
 
 // unmarshalBody reads what marshalBody wrote. It was authenticated, so that an error means a defect or a store of a
@@ -136,40 +170,4 @@ func unmarshalBody(b []byte) (*snapshot, error) {
 	}
 	sn.index()
 	return sn, nil
-}
-
-// cmk makes the CMK, taking its secrets from the front of secrets, and returns what is left of them.
-func (kj keyJSON) cmk(arnPrefix string, secrets []byte) (*cmk, []byte, error) {
-	id, ok := parseUUID(kj.ID)
-	if !ok || kj.State == "" || kj.Origin == "" || kj.Manager == "" {
-		return nil, nil, damaged("CMK %q", kj.ID)
-	}
-	if (len(kj.Materials) == 0) != (kj.State == keysource.KeyStatePendingImport) &&
-		kj.State != keysource.KeyStatePendingDeletion {
-		return nil, nil, damaged("CMK %s is %s with %d key materials", id, kj.State, len(kj.Materials))
-	}
-	k := &cmk{id: id, arn: arnPrefix + "key/" + id.String(), description: kj.Description, created: kj.Created,
-		state: kj.State, origin: kj.Origin, manager: kj.Manager, deletion: kj.Deletion}
-	all := kj.Materials
-	if kj.Pending != nil {
-		all = append(all[:len(all):len(all)], *kj.Pending)
-	}
-	for i, mj := range all {
-		if len(secrets) < secretSize {
-			return nil, nil, damaged("the body is cut short")
-		}
-		m := &material{origin: mj.Origin, rotation: mj.Rotation, since: mj.Since, description: mj.Description}
-		copy(m.secret[:], secrets)
-		secrets = secrets[secretSize:]
-		m.setID(id)
-		if m.idText != mj.ID || k.material(m.id[:]) != nil {
-			return nil, nil, damaged("key material of CMK %s does not have its id", id)
-		}
-		if i == len(kj.Materials) {
-			k.pending = m
-		} else {
-			k.materials = append(k.materials, m)
-		}
-	}
-	return k, secrets, nil
 }

@@ -54,8 +54,11 @@ type Config struct {
 	Clock keysource.Clock
 	// Rand is the source of all keys and salts, safe for concurrent use; nil is crypto/rand.Reader.
 	Rand io.Reader
-	// Logger gets a line when the file cannot be read while the store is in use; nil is none.
+	// Logger gets a line when the file cannot be read while the store is in use, and when something that was due was
+	// done or cannot be done; nil is none.
 	Logger *slog.Logger
+	// Event, where not nil, is told what was due and done by this process, once it is durable. It must not call the store.
+	Event func(Event)
 
 	// fsys is the disk; nil is the real one. Tests put a crashing one here.
 	fsys fileSystem

@@ -28,6 +28,13 @@ func scenarios() []scenario {
 			_, err := s.RotateKeyOnDemand(t.Context(), DefaultAlias)
 			return err
 		}},
+		{name: "automatic rotation", run: func(t *testing.T, s *Store) error {
+			clock := new(testClock)
+			clock.advance(days(DefaultRotationPeriod + 1))
+			s.cfg.Clock = clock
+			defer func() { s.cfg.Clock = keysource.SystemClock{} }()
+			return s.update(t.Context(), "settle", func(*snapshot) error { return errNoChange })
+		}},
 		{name: "ChangeMasterKey to passphrase", run: func(t *testing.T, s *Store) error {
 			return s.ChangeMasterKey(t.Context(), Master{Passphrase: says("new"), Argon2: cheapArgon2()})
 		}, master: Master{Passphrase: says("new")}},

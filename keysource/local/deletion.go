@@ -27,11 +27,11 @@ func (s *Store) ScheduleKeyDeletion(ctx context.Context, key keysource.KeyRef, p
 	}
 	err := s.updateKey(ctx, op, key, func(sn *snapshot, k *cmk) error {
 		if k.state == keysource.KeyStatePendingDeletion {
-			return errState(op, k)
+			return errState(op, k.arn, k.state)
 		}
 		k.state = keysource.KeyStatePendingDeletion
 		k.deletion = s.now().Add(time.Duration(pendingWindowInDays) * 24 * time.Hour)
-		md = k.metadata(sn.account)
+		md = s.describe(sn, k)
 		return nil
 	})
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *Store) ScheduleKeyDeletion(ctx context.Context, key keysource.KeyRef, p
 	return md, nil
 }
 
-// CancelKeyDeletion takes a ScheduleKeyDeletion back. The CMK returns Disabled, or PendingImport where it has no key
+// CancelKeyDeletion takes a ScheduleKeyDeletion back. The CMK returns Disabled, or PendingImport where it lacks key
 // material.
 func (s *Store) CancelKeyDeletion(ctx context.Context, key keysource.KeyRef) (keysource.KeyMetadata, error) {
 	const op = "CancelKeyDeletion"
@@ -50,10 +50,10 @@ func (s *Store) CancelKeyDeletion(ctx context.Context, key keysource.KeyRef) (ke
 			return fail(op, k.arn, keysource.CodeInvalidState, "%s is not pending deletion.", k.arn)
 		}
 		k.state, k.deletion = keysource.KeyStateDisabled, time.Time{}
-		if len(k.materials) == 0 {
+		if !k.complete() {
 			k.state = keysource.KeyStatePendingImport
 		}
-		md = k.metadata(sn.account)
+		md = s.describe(sn, k)
 		return nil
 	})
 	if err != nil {

@@ -32,25 +32,41 @@ func fail(op, arn, code, format string, args ...any) error {
 	return keysource.NewError(op, arn, code, fmt.Sprintf(format, args...))
 }
 
-// errState is AWS's error for a CMK that cannot be used.
-func errState(op string, k *cmk) error {
-	switch k.state {
+// errState is AWS's error for a CMK in a state that the call does not allow.
+func errState(op, arn string, state keysource.KeyState) error {
+	switch state {
 	case keysource.KeyStateDisabled:
-		return fail(op, k.arn, keysource.CodeDisabled, "%s is disabled.", k.arn)
+		return fail(op, arn, keysource.CodeDisabled, "%s is disabled.", arn)
 	case keysource.KeyStatePendingImport:
-		return fail(op, k.arn, keysource.CodeInvalidState, "%s is pending import.", k.arn)
+		return fail(op, arn, keysource.CodeInvalidState, "%s is pending import.", arn)
 	case keysource.KeyStatePendingDeletion:
-		return fail(op, k.arn, keysource.CodeInvalidState, "%s is pending deletion.", k.arn)
+		return fail(op, arn, keysource.CodeInvalidState, "%s is pending deletion.", arn)
+	case keysource.KeyStateUnavailable:
+		return fail(op, arn, keysource.CodeInvalidState, "%s is unavailable.", arn)
 	}
-	return fail(op, k.arn, keysource.CodeInvalidState, "%s is not in a state for this request.", k.arn)
+	return fail(op, arn, keysource.CodeInvalidState, "%s is not in a state for this request.", arn)
+}
+
+// errOrigin is AWS's error for a call that the origin of a CMK does not allow.
+func errOrigin(op string, k *cmk) error {
+	return fail(op, k.arn, keysource.CodeUnsupported, "%s origin is %s which is not valid for this operation.", k.arn, k.origin)
 }
 
 // usable is nil for a CMK that may encrypt and decrypt.
-func usable(op string, k *cmk) error {
-	if k.state == keysource.KeyStateEnabled && len(k.materials) > 0 {
+func (s *Store) usable(op string, k *cmk) error {
+	state := k.state
+	if k.origin == keysource.OriginExternal { // whose material may have expired; the clock is not free
+		state = k.stateAt(s.now())
+	}
+	if state == keysource.KeyStateEnabled && len(k.materials) > 0 {
 		return nil
 	}
-	return errState(op, k)
+	return errState(op, k.arn, state)
+}
+
+// describe is metadata as of now.
+func (s *Store) describe(sn *snapshot, k *cmk) keysource.KeyMetadata {
+	return k.metadata(sn.account, s.now())
 }
 
 // errInvalidCiphertext is for a damaged blob and for a wrong context alike; cause may be nil.

@@ -20,11 +20,13 @@ const tagSize = 16
 
 // Contexts of BLAKE3 derive_key, part of the formats in PROTOCOL.md.
 const (
-	contextMaterialID = "kmsfs 2026-01-01 local key store: key material id v1"
-	contextBlob       = "kmsfs 2026-01-01 local key store: wrapped key v1"
-	contextKeyFile    = "kmsfs 2026-01-01 local key store: store key under key file v1"
-	contextPassphrase = "kmsfs 2026-01-01 local key store: store key under passphrase v1"
-	contextBody       = "kmsfs 2026-01-01 local key store: body v1"
+	contextMaterialID  = "kmsfs 2026-01-01 local key store: key material id v1"
+	contextBlob        = "kmsfs 2026-01-01 local key store: wrapped key v1"
+	contextKeyFile     = "kmsfs 2026-01-01 local key store: store key under key file v1"
+	contextPassphrase  = "kmsfs 2026-01-01 local key store: store key under passphrase v1"
+	contextBody        = "kmsfs 2026-01-01 local key store: body v1"
+	contextImportToken = "kmsfs 2026-01-01 local key store: import token v1"
+	contextUsage       = "kmsfs 2026-01-01 local key store: last usage v1"
 )
 
 // derive is BLAKE3 derive_key over the parts one after another.

@@ -24,13 +24,22 @@ func (s *Store) CreateKey(ctx context.Context, in keysource.CreateKeyInput) (key
 	if err := checkDescription(op, in.Description, maxDescriptionSize); err != nil {
 		return md, err
 	}
+	if err := checkPolicy(op, in.Policy); err != nil {
+		return md, err
+	}
+	if err := checkTags(op, in.Tags); err != nil {
+		return md, err
+	}
+	if len(in.Tags) > MaxTags {
+		return md, fail(op, "", keysource.CodeLimitExceeded, "A CMK has at most %d tags.", MaxTags)
+	}
 	err := s.update(ctx, op, func(sn *snapshot) error {
 		if len(sn.keys) >= maxKeys {
 			return fail(op, "", keysource.CodeLimitExceeded, "A key store holds at most %d CMKs.", maxKeys)
 		}
 		k, err := s.newCMK(sn, keysource.ManagerCustomer, in, s.now())
 		if err == nil {
-			md = k.metadata(sn.account)
+			md = s.describe(sn, k)
 		}
 		return err
 	})
@@ -47,7 +56,7 @@ func (s *Store) newCMK(sn *snapshot, by keysource.KeyManager, in keysource.Creat
 		return nil, err
 	}
 	k := &cmk{id: id, arn: sn.arnPrefix() + "key/" + id.String(), description: in.Description, created: now,
-		origin: in.Origin, manager: by}
+		origin: in.Origin, manager: by, policy: in.Policy, tags: mergeTags(nil, in.Tags)}
 	switch in.Origin {
 	case "", keysource.OriginAWSKMS:
 		m, err := s.newMaterial(id, now)
@@ -101,7 +110,7 @@ func (s *Store) setState(ctx context.Context, op string, key keysource.KeyRef, s
 	return s.updateKey(ctx, op, key, func(_ *snapshot, k *cmk) error {
 		switch {
 		case k.state != keysource.KeyStateEnabled && k.state != keysource.KeyStateDisabled:
-			return errState(op, k)
+			return errState(op, k.arn, k.state)
 		case k.state == state:
 			return errNoChange
 		}
@@ -118,7 +127,7 @@ func (s *Store) UpdateKeyDescription(ctx context.Context, key keysource.KeyRef, 
 	}
 	return s.updateKey(ctx, op, key, func(_ *snapshot, k *cmk) error {
 		if k.state == keysource.KeyStatePendingDeletion {
-			return errState(op, k)
+			return errState(op, k.arn, k.state)
 		}
 		k.description = description
 		return nil

@@ -13,6 +13,13 @@ func TestProtocolDocument(t *testing.T) {
 	text := string(mustRead(t, "../PROTOCOL.md"))
 	for _, want := range []string{
 		contextMaterialID, contextBlob, contextKeyFile, contextPassphrase, contextBody, keyFilePrefix,
+		contextImportToken, contextUsage,
+		fmt.Sprintf("| 0 | %d | `kfi`", tokenKeyID),
+		fmt.Sprintf("| %d | 16 | key id, the bytes of the UUID", tokenKeyID),
+		fmt.Sprintf("| %d | %d | salt, random", tokenSalt, saltSize),
+		fmt.Sprintf("AAD = bytes 0..%d)\n\nThe expiry", tokenSealed-1),
+		fmt.Sprintf("document, AAD = bytes 0..%d", usageHeader-1),
+		"0 RSAES_OAEP_SHA_256, 1 RSAES_OAEP_SHA_1,\n2 RSA_AES_KEY_WRAP_SHA_256, 3 RSA_AES_KEY_WRAP_SHA_1",
 		fmt.Sprintf("| %d | %d | key id,", blobKeyID, len(uuid{})),
 		fmt.Sprintf("| %d | %d | key material id", blobMaterialID, materialIDSize),
 		fmt.Sprintf("| %d | %d | salt, random", blobSalt, saltSize),
@@ -35,6 +42,14 @@ func TestProtocolDocument(t *testing.T) {
 		fmt.Sprintf("AAD = bytes 0..%d || %d..%d || %d..%d", offVersion-1, offStoreID, offGeneration-1, offMaster, offWrapped-1),
 		fmt.Sprintf("at most %d MiB", maxBodySize>>20),
 		fmt.Sprintf("KiB times\npasses at most %d", maxArgon2Work),
+		fmt.Sprintf("| 0 | %d | `%s`", len(documentMagic), documentMagic), contextDocument,
+		fmt.Sprintf("| %d | 2 | version, %d", offDocVersion, documentVersion),
+		fmt.Sprintf("| %d | 2 | features", offDocFeatures),
+		fmt.Sprintf("| %d | 16 | store id", offDocStoreID),
+		fmt.Sprintf("| %d | 8 | generation", offDocGeneration),
+		fmt.Sprintf("| %d | %d | salt, random, new", offDocSalt, saltSize),
+		fmt.Sprintf("| %d | | sealed content, to the end of the file, at most %d MiB and %d bytes", documentHeader, MaxDocumentSize>>20, tagSize),
+		fmt.Sprintf("AAD = bytes 0..%d || file name", documentHeader-1),
 		fmt.Sprintf("the canonical form has at most %d bytes", keysource.MaxContextSize),
 	} {
 		if !strings.Contains(text, want) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"time"
 
 	"kmsfs/keysource"
 )
@@ -15,7 +17,12 @@ func (s *Store) acquire(ctx context.Context) (*snapshot, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s.refresh()
+	now := s.cfg.Clock.Now()
+	s.refresh(now)
+	if now.UnixNano() >= s.due.Load() {
+		s.settleNow(now)
+	}
+	s.flushUsage(now, 0)
 	s.mu.RLock()
 	if s.closed {
 		s.mu.RUnlock()
@@ -29,8 +36,8 @@ func (s *Store) release() { s.mu.RUnlock() }
 
 // refresh looks at the file if it is time to, and takes over what another process wrote. When that fails the store
 // goes on with what it has: an unreadable file must not stop a mount that works.
-func (s *Store) refresh() {
-	now := int64(s.cfg.Clock.Now().Sub(s.start))
+func (s *Store) refresh(at time.Time) {
+	now := int64(at.Sub(s.start))
 	next := s.nextCheck.Load()
 	if now < next || !s.nextCheck.CompareAndSwap(next, now+int64(max(s.cfg.CheckInterval, 0))) {
 		return
@@ -119,5 +126,17 @@ func (s *Store) publish(next *snapshot) {
 	defer s.mu.Unlock()
 	old := s.snap
 	s.snap = next
+	s.due.Store(next.dueNanos())
 	old.wipeUnless(next)
 }
+
+// dueNanos is due in nanoseconds since 1970, for who has no lock.
+func (sn *snapshot) dueNanos() int64 {
+	if sn.due.IsZero() || sn.due.Year() > lastNanosYear {
+		return math.MaxInt64
+	}
+	return sn.due.UnixNano()
+}
+
+// lastNanosYear is the last whole year whose nanoseconds since 1970 fit into 64 bits.
+const lastNanosYear = 2261

@@ -24,6 +24,13 @@ type material struct {
 	rotation    keysource.RotationType
 	since       time.Time // when it became current; while pending, when it was imported
 	description string
+	validTo     time.Time // when it expires; zero is never
+	missing     bool      // imported, and expired or deleted since: the secret is zeros, and waits to be imported again
+}
+
+// expired tells whether the material is to be deleted by now.
+func (m *material) expired(now time.Time) bool {
+	return !m.missing && !m.validTo.IsZero() && !now.Before(m.validTo)
 }
 
 // materialID is the id of key material in the CMK id: a hash of both, so that an id fixes the material, imported
@@ -50,6 +57,11 @@ type cmk struct {
 	deletion    time.Time   // in PendingDeletion
 	materials   []*material // oldest first; the last one is current
 	pending     *material   // imported, for the next rotation; or nil
+
+	policy   string            // empty is the default
+	tags     []keysource.Tag   // by key
+	grants   []keysource.Grant // by id
+	rotation schedule
 }
 
 // current is the material that wraps new keys. The CMK has material: see usable.
@@ -65,12 +77,41 @@ func (k *cmk) material(id []byte) *material {
 	return nil
 }
 
+// complete tells whether the CMK has key material, and all that it ever had.
+func (k *cmk) complete() bool {
+	return len(k.materials) > 0 && !slices.ContainsFunc(k.materials, func(m *material) bool { return m.missing })
+}
+
+// stateAt is the state of the CMK. Material that has expired is gone also while the store cannot be written.
+func (k *cmk) stateAt(now time.Time) keysource.KeyState {
+	if k.origin == keysource.OriginExternal && k.state != keysource.KeyStatePendingDeletion &&
+		slices.ContainsFunc(k.materials, func(m *material) bool { return m.expired(now) }) {
+		return keysource.KeyStatePendingImport
+	}
+	return k.state
+}
+
+// validTo is when the first of its materials expires, or zero.
+func (k *cmk) validTo() time.Time {
+	var first time.Time
+	for _, m := range k.materials {
+		if !m.missing && !m.validTo.IsZero() && (first.IsZero() || m.validTo.Before(first)) {
+			first = m.validTo
+		}
+	}
+	return first
+}
+
 // metadata describes the CMK.
-func (k *cmk) metadata(account string) keysource.KeyMetadata {
+func (k *cmk) metadata(account string, now time.Time) keysource.KeyMetadata {
+	state := k.stateAt(now)
 	md := keysource.KeyMetadata{
-		ARN: k.arn, KeyID: k.id.String(), AccountID: account, Description: k.description, CreationDate: k.created,
-		KeyState: k.state, Enabled: k.state == keysource.KeyStateEnabled, Origin: k.origin, KeyManager: k.manager,
-		DeletionDate: k.deletion,
+		ARN: k.arn, KeyID: k.arn[len(k.arn)-uuidTextSize:], AccountID: account, Description: k.description,
+		CreationDate: k.created, KeyState: state, Enabled: state == keysource.KeyStateEnabled, Origin: k.origin,
+		KeyManager: k.manager, DeletionDate: k.deletion,
+	}
+	if k.origin == keysource.OriginExternal {
+		md.ValidTo = k.validTo()
 	}
 	if len(k.materials) > 0 {
 		md.CurrentKeyMaterialID = k.current().idText
@@ -92,7 +133,9 @@ type snapshot struct {
 	account, region string
 	keys            map[uuid]*cmk
 	aliases         map[string]*alias
-	refs            map[string]*cmk // by id, ARN, alias and alias ARN: every way to name a CMK
+	refs            map[string]*cmk   // by id, ARN, alias and alias ARN: every way to name a CMK
+	names           map[uuid][]string // the aliases of each CMK, by name
+	due             time.Time         // when the next thing happens by itself; zero is never
 }
 
 // clone copies what a change may touch. CMKs and aliases are shared: replace them, never write to them.
@@ -100,24 +143,30 @@ func (sn *snapshot) clone() *snapshot {
 	next := *sn
 	next.keys = maps.Clone(sn.keys)
 	next.aliases = maps.Clone(sn.aliases)
-	next.refs = nil
+	next.refs, next.names = nil, nil
 	return &next
 }
 
 // arnPrefix begins every ARN of the store.
 func (sn *snapshot) arnPrefix() string { return "arn:aws:kms:" + sn.region + ":" + sn.account + ":" }
 
-// index fills refs.
+// index fills refs, names and due.
 func (sn *snapshot) index() {
 	sn.refs = make(map[string]*cmk, 2*len(sn.keys)+2*len(sn.aliases))
+	sn.names = make(map[uuid][]string, len(sn.aliases))
+	sn.due = time.Time{}
 	for _, k := range sn.keys {
 		sn.refs[k.id.String()] = k
 		sn.refs[k.arn] = k
+		if due := k.due(); !due.IsZero() && (sn.due.IsZero() || due.Before(sn.due)) {
+			sn.due = due
+		}
 	}
-	for _, a := range sn.aliases {
+	for _, a := range sn.sortedAliases() {
 		k := sn.keys[a.target]
 		sn.refs[a.name] = k
 		sn.refs[sn.arnPrefix()+a.name] = k
+		sn.names[a.target] = append(sn.names[a.target], a.name)
 	}
 }
 
@@ -141,7 +190,7 @@ func (sn *snapshot) find(op string, ref keysource.KeyRef) (*cmk, error) {
 // change replaces the CMK k by a copy that f has edited, unless f fails.
 func (sn *snapshot) change(k *cmk, f func(k *cmk) error) error {
 	c := *k
-	c.materials = slices.Clone(k.materials)
+	c.materials, c.tags, c.grants = slices.Clone(k.materials), slices.Clone(k.tags), slices.Clone(k.grants)
 	if err := f(&c); err != nil {
 		return err
 	}
@@ -184,27 +233,6 @@ func (sn *snapshot) wipeUnless(next *snapshot) {
 			clear(m.secret[:])
 		}
 	}
-}
-
-// expire removes the CMKs whose deletion was scheduled for now or before, with their aliases.
-func (sn *snapshot) expire(now time.Time) {
-	for id, k := range sn.keys {
-		if !k.expired(now) {
-			continue
-		}
-		delete(sn.keys, id)
-		for name, a := range sn.aliases {
-			if a.target == id {
-				delete(sn.aliases, name)
-			}
-		}
-	}
-	sn.index()
-}
-
-// expired tells whether the CMK was to be deleted by now.
-func (k *cmk) expired(now time.Time) bool {
-	return k.state == keysource.KeyStatePendingDeletion && !now.Before(k.deletion)
 }
 
 // sortedAliases returns the aliases by name.

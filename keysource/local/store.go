@@ -26,8 +26,14 @@ type Store struct {
 	// the clock, so that setting the clock of the machine does not matter.
 	nextCheck atomic.Int64
 
+	// due is when something next happens by itself, in nanoseconds since 1970; see due.go.
+	due atomic.Int64
+
+	usage usage
+
 	// admin is a mutex that a context can leave: who has put a value in reloads or changes the store.
-	admin chan struct{}
+	admin       chan struct{}
+	settleAfter time.Time // guarded by admin: not to be tried before, after a failure
 
 	mu     sync.RWMutex // guards snap, and the key material in it against being wiped
 	snap   *snapshot
@@ -104,6 +110,7 @@ func (s *Store) create(ctx context.Context) error {
 	}
 	sn.header = h
 	s.snap = sn
+	s.due.Store(sn.dueNanos())
 	return nil
 }
 
@@ -138,6 +145,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.wipe()
 		return nil, fmt.Errorf("%s: %w", s.path, err)
 	}
+	s.due.Store(s.snap.dueNanos())
 	return s, nil
 }
 
@@ -163,8 +171,12 @@ func (s *Store) read() ([]byte, error) {
 	return b, nil
 }
 
-// Close wipes the store from memory. It waits for calls that are under way; the file is not touched.
+// Close wipes the store from memory, after noting last uses that are not in their file yet. It waits for calls that are
+// under way; the store file is not touched.
 func (s *Store) Close() error {
+	if next := s.usage.next.Load(); next > 0 {
+		s.flushUsage(time.Unix(0, next), usageWait)
+	}
 	s.admin <- struct{}{}
 	defer func() { <-s.admin }()
 	s.mu.Lock()

@@ -30,16 +30,24 @@ func (s *Store) update(ctx context.Context, op string, change func(sn *snapshot)
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	defer lock.Close()
+	return s.changeLocked(op, change)
+}
+
+// changeLocked makes one change. The caller has s.admin and the file lock.
+func (s *Store) changeLocked(op string, change func(sn *snapshot) error) error {
 	if err := s.reload(); err != nil {
 		return fmt.Errorf("%s: %s: %w", op, s.path, err)
 	}
 	next := s.snap.clone()
-	next.expire(s.now())
-	err = change(next)
-	if errors.Is(err, errNoChange) {
+	next.index()
+	events, err := s.settle(next, s.now())
+	if err == nil {
+		err = change(next)
+	}
+	if errors.Is(err, errNoChange) && len(events) == 0 {
 		return nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errNoChange) {
 		next.wipeUnless(s.snap)
 		return err
 	}
@@ -48,6 +56,7 @@ func (s *Store) update(ctx context.Context, op string, change func(sn *snapshot)
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	s.publish(next)
+	s.report(events)
 	return nil
 }
 
@@ -101,4 +110,14 @@ func (s *Store) copyStoreKey() (key [secretSize]byte, id [16]byte, err error) {
 		return key, id, keysource.ErrClosed
 	}
 	return *s.storeKey, s.snap.header.storeID, nil
+}
+
+// deriveFromStoreKey is a key for one thing that is sealed beside the store file. The caller wipes it.
+func (s *Store) deriveFromStoreKey(context string, salt []byte) ([secretSize]byte, error) {
+	storeKey, _, err := s.copyStoreKey()
+	defer clear(storeKey[:])
+	if err != nil {
+		return [secretSize]byte{}, err
+	}
+	return derive(context, storeKey[:], salt), nil
 }

@@ -42,7 +42,7 @@ func (s *Store) GenerateDataKey(ctx context.Context, in keysource.GenerateDataKe
 		if err != nil {
 			return err
 		}
-		if err := usable(op, k); err != nil {
+		if err := s.usable(op, k); err != nil {
 			return err
 		}
 		key := keysource.MakePlaintextKey(n)
@@ -54,8 +54,23 @@ func (s *Store) GenerateDataKey(ctx context.Context, in keysource.GenerateDataKe
 			key.Wipe()
 			return err
 		}
+		s.used(k, op)
 		out = keysource.DataKey{Plaintext: key, CiphertextBlob: b, KeyID: k.arn, KeyMaterialID: m.idText}
 		return nil
+	})
+	return out, err
+}
+
+// GenerateRandom returns 1 to keysource.MaxDataKeySize random bytes. The caller wipes them.
+func (s *Store) GenerateRandom(ctx context.Context, n int) (keysource.PlaintextKey, error) {
+	const op = "GenerateRandom"
+	if n < 1 || n > keysource.MaxDataKeySize {
+		return keysource.PlaintextKey{}, errValue(op, "numberOfBytes", "between 1 and 1024")
+	}
+	var out keysource.PlaintextKey
+	err := s.with(ctx, func(*snapshot) error {
+		out = keysource.MakePlaintextKey(n)
+		return s.fillRandom(out.Bytes())
 	})
 	return out, err
 }
@@ -75,12 +90,13 @@ func (s *Store) Encrypt(ctx context.Context, key keysource.KeyRef, plaintext []b
 		if err != nil {
 			return err
 		}
-		if err := usable(op, k); err != nil {
+		if err := s.usable(op, k); err != nil {
 			return err
 		}
 		b, m, err := s.sealBlob(k, plaintext, ec)
 		out = EncryptResult{CiphertextBlob: b, KeyID: k.arn}
 		if err == nil {
+			s.used(k, op)
 			out.KeyMaterialID = m.idText
 		}
 		return err
@@ -102,6 +118,7 @@ func (s *Store) Decrypt(ctx context.Context, in keysource.DecryptInput) (keysour
 	err := s.with(ctx, func(sn *snapshot) error {
 		key, k, m, err := s.decrypt("Decrypt", sn, in)
 		if err == nil {
+			s.used(k, "Decrypt")
 			out = keysource.DecryptResult{Plaintext: key, KeyID: k.arn, KeyMaterialID: m.idText}
 		}
 		return err
@@ -121,7 +138,7 @@ func (s *Store) ReEncrypt(ctx context.Context, in keysource.ReEncryptInput) (key
 		if err != nil {
 			return err
 		}
-		if err := usable(op, dst); err != nil {
+		if err := s.usable(op, dst); err != nil {
 			return err
 		}
 		key, src, srcMaterial, err := s.decrypt(op, sn, keysource.DecryptInput{CiphertextBlob: in.CiphertextBlob,
@@ -134,6 +151,8 @@ func (s *Store) ReEncrypt(ctx context.Context, in keysource.ReEncryptInput) (key
 		if err != nil {
 			return err
 		}
+		s.used(src, op)
+		s.used(dst, op)
 		out = keysource.ReEncryptResult{CiphertextBlob: b, SourceKeyID: src.arn, SourceKeyMaterialID: srcMaterial.idText,
 			KeyID: dst.arn, KeyMaterialID: dstMaterial.idText}
 		return nil
@@ -168,12 +187,15 @@ func (s *Store) decrypt(op string, sn *snapshot, in keysource.DecryptInput) (key
 		return none, nil, nil, errInvalidCiphertext(op, "",
 			fail("", arn, keysource.CodeNotFound, "Key '%s' does not exist", arn))
 	}
-	if err := usable(op, k); err != nil {
+	if err := s.usable(op, k); err != nil {
 		return none, nil, nil, err
 	}
 	m := k.material(b.materialID)
 	if m == nil {
 		return none, nil, nil, errInvalidCiphertext(op, k.arn, errNoMaterial)
+	}
+	if m.missing { // of a CMK that is not usable; so only if the store were wrong
+		return none, nil, nil, errState(op, k.arn, keysource.KeyStatePendingImport)
 	}
 	key, err := s.openBlob(m, b, in.EncryptionContext)
 	if err != nil {
@@ -188,7 +210,7 @@ func (s *Store) DescribeKey(ctx context.Context, key keysource.KeyRef) (keysourc
 	err := s.with(ctx, func(sn *snapshot) error {
 		k, err := sn.find("DescribeKey", key)
 		if err == nil {
-			md = k.metadata(sn.account)
+			md = s.describe(sn, k)
 		}
 		return err
 	})

@@ -8,6 +8,9 @@ import (
 // uuid is the id of a CMK, a random UUID (RFC 9562, version 4).
 type uuid [16]byte
 
+// uuidTextSize is the length of the text form.
+const uuidTextSize = 36
+
 // newUUID makes a uuid from rand.
 func newUUID(rand io.Reader) (id uuid, err error) {
 	_, err = io.ReadFull(rand, id[:])
@@ -18,7 +21,7 @@ func newUUID(rand io.Reader) (id uuid, err error) {
 
 // String is the form with four hyphens.
 func (u uuid) String() string {
-	b := make([]byte, 36)
+	b := make([]byte, uuidTextSize)
 	hex.Encode(b[0:8], u[0:4])
 	hex.Encode(b[9:13], u[4:6])
 	hex.Encode(b[14:18], u[6:8])
@@ -30,7 +33,7 @@ func (u uuid) String() string {
 
 // parseUUID reads what String wrote, and nothing else.
 func parseUUID(s string) (u uuid, ok bool) {
-	if len(s) != 36 {
+	if len(s) != uuidTextSize {
 		return u, false
 	}
 	digits := s[0:8] + s[9:13] + s[14:18] + s[19:23] + s[24:36]

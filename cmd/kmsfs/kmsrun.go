@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"kmsfs/keysource/kms"
+	"kmsfs/keysource/kms/audit"
+	"kmsfs/keysource/kms/identity"
+	"kmsfs/keysource/kms/server"
+	"kmsfs/keysource/local"
+)
+
+// kmsRun serves until ctx ends.
+func (a *app) kmsRun(ctx context.Context, k *kmsServer, store *local.Store, certificate *server.Certificate,
+	listeners []*server.Listener, events *eventRelay, log *slog.Logger) (err error) {
+	account, region := store.Account()
+	cfg := audit.Config{Path: k.audit, SyncEvery: k.auditSync, MaxSize: k.auditMaxSize, Logger: log}
+	if k.auditSync == 0 {
+		cfg.SyncEvery = -1
+	}
+	trail, err := audit.Open(cfg)
+	if err != nil {
+		return fmt.Errorf("audit log: %w", err)
+	}
+	log.Info("audit log", "path", k.audit, "sequence", trail.Head().Sequence, "head", trail.Head().String())
+	defer func() {
+		err = errors.Join(err, trail.Close())
+		log.Info("audit log closed", "sequence", trail.Head().Sequence, "head", trail.Head().String())
+	}()
+	users, err := identity.Open(store, identity.Config{Logger: log})
+	if err != nil {
+		return err
+	}
+	if users.Empty() {
+		log.Warn("nobody can call: there is no access key; kmsfs kms user create NAME, then kmsfs kms user key create NAME")
+	}
+	s, err := server.New(server.Config{Service: kms.New(store, kms.Config{}), Users: users, Audit: trail, Account: account,
+		Region: region, Due: func(ctx context.Context) error { _, err := store.ListKeys(ctx); return err }, Timeout: k.timeout, MaxConnections: k.connections, Logger: log})
+	if err != nil {
+		return err
+	}
+	events.start(s.Event)
+	for _, l := range listeners {
+		fmt.Fprintln(a.stdout, endpoint(l.Addr(), certificate != nil))
+	}
+	log.Info("serving", "region", region, "account", account)
+	reloads := make(chan os.Signal, 1)
+	signal.Notify(reloads, syscall.SIGHUP)
+	defer signal.Stop(reloads)
+	a.tellSystemd(log, "READY=1")
+	serving, end := context.WithCancel(ctx)
+	defer end()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		reloadOn(serving, reloads, certificate, log)
+	}()
+	context.AfterFunc(serving, func() { a.tellSystemd(log, "STOPPING=1") })
+	err = s.Serve(serving, listeners...)
+	end()
+	<-watched
+	return err
+}
+
+// eventRelay keeps the events of a key store until there is a server, which is made later.
+type eventRelay struct {
+	mu   sync.Mutex
+	kept []local.Event
+	to   func(local.Event)
+}
+
+// event passes an event on, or keeps it.
+func (r *eventRelay) event(e local.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.to == nil {
+		r.kept = append(r.kept, e)
+		return
+	}
+	r.to(e)
+}
+
+// start passes on what was kept and all that comes.
+func (r *eventRelay) start(to func(local.Event)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.kept {
+		to(e)
+	}
+	r.kept, r.to = nil, to
+}
