@@ -71,6 +71,7 @@ type Cache struct {
 	flights    map[cacheKey]*flight
 	refusals   map[cacheKey]refusal
 	downUntil  time.Time // until then the keysource counts as out of reach, for keys in their grace
+	quick      bool      // the last call of Decrypt below was
 	generation uint64    // counts purges, so that an answer from before a purge is not kept after it
 	closed     bool
 	stats      CacheStats
@@ -135,11 +136,20 @@ func (c *Cache) Decrypt(ctx context.Context, in DecryptInput) (DecryptResult, er
 		return passThrough(c, func() (DecryptResult, error) { return c.inner.Decrypt(ctx, in) })
 	}
 	key := keyOf(in)
-	result, f, err := c.lookup(ctx, key, in)
-	if err != nil || f == nil {
-		return result, err
+	for {
+		result, f, run, err := c.lookup(ctx, key, in)
+		if err != nil || f == nil {
+			return result, err
+		}
+		if run != nil {
+			run()
+		}
+		if result, err = c.wait(ctx, f, key, in.KeyID); err != errGaveUp {
+			return result, err
+		} else if run != nil {
+			return result, context.Canceled // it was the call's own end, not another caller's
+		}
 	}
-	return c.wait(ctx, f, key, in.KeyID)
 }
 
 // answers tells whether a kept result may serve a caller that named the CMK as ref.
@@ -147,13 +157,14 @@ func answers(result DecryptResult, ref KeyRef) bool {
 	return ref == "" || ref.Matches(result.KeyID) || ref.IsAlias()
 }
 
-// lookup returns a copy of a kept key, or the flight that will bring it, which the caller then waits for.
-func (c *Cache) lookup(ctx context.Context, key cacheKey, in DecryptInput) (DecryptResult, *flight, error) {
+// lookup returns a copy of a kept key, or the flight that will bring it, which the caller then runs, where there is a run,
+// and waits for.
+func (c *Cache) lookup(ctx context.Context, key cacheKey, in DecryptInput) (r DecryptResult, f *flight, run func(), err error) {
 	now := c.cfg.Clock.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return DecryptResult{}, nil, ErrClosed
+		return r, nil, nil, ErrClosed
 	}
 	el := c.entries[key]
 	if el != nil {
@@ -164,20 +175,21 @@ func (c *Cache) lookup(ctx context.Context, key cacheKey, in DecryptInput) (Decr
 			el = nil
 		case c.fresh(e, now) && answers(e.result, in.KeyID):
 			c.stats.Hits++
-			return c.serve(el, now), nil, nil
+			return c.serve(el, now), nil, nil, nil
 		}
 	}
 	if len(c.refusals) > 0 {
 		err := c.refused(now, flightKey(key, in.KeyID), cmkKey(opDecrypt, in.KeyID), policyKey(opDecrypt, in.KeyID, in.EncryptionContext))
 		if err != nil {
-			return DecryptResult{}, nil, err
+			return r, nil, nil, err
 		}
 	}
 	if el != nil && now.Before(c.downUntil) && answers(el.Value.(*cacheEntry).result, in.KeyID) {
 		c.stats.Stale++
-		return c.serve(el, now), nil, nil
+		return c.serve(el, now), nil, nil, nil
 	}
-	return DecryptResult{}, c.join(ctx, key, in), nil
+	f, run = c.join(ctx, key, in)
+	return r, f, run, nil
 }
 
 // serve copies the key out. The caller holds c.mu.
