@@ -93,7 +93,16 @@ func TestContract(t *testing.T) {
 	})
 }
 
+// long skips one of the ways to the same code where time is short.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("one of several runs of the same suite: run without -short")
+	}
+}
+
 func TestContractUnix(t *testing.T) {
+	long(t)
 	keysourcetest.Run(t, func(t *testing.T) keysourcetest.Target {
 		s := newStore(t)
 		socket := filepath.Join(t.TempDir(), "kms.socket")
@@ -110,6 +119,7 @@ func TestContractUnix(t *testing.T) {
 
 // TestContractChain runs the suite on what a mount has: cache over retry over the client.
 func TestContractChain(t *testing.T) {
+	long(t)
 	keysourcetest.Run(t, func(t *testing.T) keysourcetest.Target {
 		s := newStore(t)
 		server := httptest.NewServer(&awskmstest.Server{Keys: s})
@@ -124,6 +134,7 @@ func TestContractChain(t *testing.T) {
 
 // TestContractBranch runs the suite on branch keys over the chain of a mount.
 func TestContractBranch(t *testing.T) {
+	long(t)
 	keysourcetest.Run(t, func(t *testing.T) keysourcetest.Target {
 		s := newStore(t)
 		server := httptest.NewServer(&awskmstest.Server{Keys: s})

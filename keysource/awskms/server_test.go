@@ -68,6 +68,7 @@ func TestContractServer(t *testing.T) {
 
 // TestContractServerBranch runs the suite on branch keys over the server.
 func TestContractServerBranch(t *testing.T) {
+	long(t)
 	keysourcetest.Run(t, func(t *testing.T) keysourcetest.Target {
 		s := newStore(t)
 		b, err := keysource.NewBranch(keysource.NewCache(s.serve(t, "user"), keysource.CacheConfig{}), keysource.DefaultBranchLimits(), nil)
