@@ -184,6 +184,33 @@ func TestDamagedFile(t *testing.T) {
 	}
 }
 
+// TestForeignPolicy: a policy that this version cannot read shuts its principal out, and nobody else.
+func TestForeignPolicy(t *testing.T) {
+	s, _ := newStore(t)
+	d := open(t, s)
+	var keys []AccessKey
+	for _, name := range []string{"alice", "bob"} {
+		_, err := d.Create(t.Context(), User, name, ready("reader"))
+		k, keyErr := d.CreateAccessKey(t.Context(), User, name)
+		if err := errors.Join(err, keyErr); err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, k)
+	}
+	err := d.doc.Update(t.Context(), func(old []byte) ([]byte, error) {
+		return bytes.Replace(old, []byte(`"name":"reader"`), []byte(`"name":"later"`), 1), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := d.Lookup(keys[0].ID); ok {
+		t.Error("a principal whose policy cannot be read may call")
+	}
+	if _, ok := d.Lookup(keys[1].ID); !ok {
+		t.Error("another principal is shut out too")
+	}
+}
+
 // TestAtOnce: changes by several do not lose each other while keys are looked up.
 func TestAtOnce(t *testing.T) {
 	s, _ := newStore(t)

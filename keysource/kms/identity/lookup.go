@@ -70,7 +70,9 @@ func (d *Directory) reload() error {
 			caller.UserName = p.Name
 		}
 		if caller.Policies, err = parsePolicies(p.Policies); err != nil {
-			return err
+			// Of another version of kmsfs: what it would deny is not known, so nothing is allowed.
+			d.cfg.Logger.Error("a policy cannot be read: its principal is shut out", slog.String("principal", caller.ARN), slog.Any("error", err))
+			continue
 		}
 		for _, k := range p.AccessKeys {
 			if !k.Disabled {
