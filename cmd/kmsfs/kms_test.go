@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -159,7 +160,19 @@ func TestKMSUnits(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(b.dir, "keys")); err == nil {
-		t.Error("kms unit made something")
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Skip("systemd-analyze is missing: apt-get install systemd")
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The program is not installed here, and neither are its pages.
+	edit := strings.NewReplacer("/usr/local/bin/kmsfs ", program+" ", "Documentation=man:kmsfs-kms-serve(1)\n", "")
+	b.write("kmsfs-kms.service", edit.Replace(service)+"\n")
+	b.write("kmsfs-kms.socket", edit.Replace(socket)+"\n")
+	out, err := exec.Command("systemd-analyze", "verify", filepath.Join(b.dir, "kmsfs-kms.service"), filepath.Join(b.dir, "kmsfs-kms.socket")).CombinedOutput()
+	if err != nil || strings.Contains(string(out), "kmsfs") {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 }

@@ -90,7 +90,7 @@ func (u *serverUser) become(dir string) error {
 	if u == nil {
 		return nil
 	}
-	for _, name := range []string{"", local.StoreName, local.LockName, identity.DocumentName} {
+	for _, name := range []string{"", local.StoreName, local.LockName, local.UsageName, identity.DocumentName} {
 		path := filepath.Join(dir, name)
 		var st unix.Stat_t
 		err := unix.Stat(path, &st)

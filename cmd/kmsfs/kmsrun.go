@@ -19,7 +19,7 @@ import (
 
 // kmsRun serves until ctx ends.
 func (a *app) kmsRun(ctx context.Context, k *kmsServer, store *local.Store, certificate *server.Certificate,
-	listeners []*server.Listener, events *eventRelay, log *slog.Logger) (err error) {
+	listeners []*server.Listener, later *serverLater, log *slog.Logger) (err error) {
 	account, region := store.Account()
 	cfg := audit.Config{Path: k.audit, SyncEvery: k.auditSync, MaxSize: k.auditMaxSize, Logger: log}
 	if k.auditSync == 0 {
@@ -34,7 +34,9 @@ func (a *app) kmsRun(ctx context.Context, k *kmsServer, store *local.Store, cert
 		err = errors.Join(err, trail.Close())
 		log.Info("audit log closed", "sequence", trail.Head().Sequence, "head", trail.Head().String())
 	}()
-	users, err := identity.Open(store, identity.Config{Logger: log})
+	users, err := identity.Open(store, identity.Config{Logger: log, Changed: func(all []identity.Change) {
+		later.do(func(s *server.Server) { s.Changed(all) })
+	}})
 	if err != nil {
 		return err
 	}
@@ -46,7 +48,7 @@ func (a *app) kmsRun(ctx context.Context, k *kmsServer, store *local.Store, cert
 	if err != nil {
 		return err
 	}
-	events.start(s.Event)
+	later.is(s)
 	for _, l := range listeners {
 		fmt.Fprintln(a.stdout, endpoint(l.Addr(), certificate != nil))
 	}
@@ -69,30 +71,30 @@ func (a *app) kmsRun(ctx context.Context, k *kmsServer, store *local.Store, cert
 	return err
 }
 
-// eventRelay keeps the events of a key store until there is a server, which is made later.
-type eventRelay struct {
+// serverLater is a server for who has something to tell it before it is made.
+type serverLater struct {
 	mu   sync.Mutex
-	kept []local.Event
-	to   func(local.Event)
+	s    *server.Server
+	kept []func(*server.Server)
 }
 
-// event passes an event on, or keeps it.
-func (r *eventRelay) event(e local.Event) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.to == nil {
-		r.kept = append(r.kept, e)
+// do calls f with the server, now or when there is one.
+func (l *serverLater) do(f func(*server.Server)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.s == nil {
+		l.kept = append(l.kept, f)
 		return
 	}
-	r.to(e)
+	f(l.s)
 }
 
-// start passes on what was kept and all that comes.
-func (r *eventRelay) start(to func(local.Event)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.kept {
-		to(e)
+// is says that there is a server.
+func (l *serverLater) is(s *server.Server) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.kept {
+		f(s)
 	}
-	r.kept, r.to = nil, to
+	l.s, l.kept = s, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kmsfs/keysource/kms/audit"
+	"kmsfs/keysource/kms/server"
 	"kmsfs/keysource/local"
 )
 
@@ -112,8 +113,8 @@ func (a *app) kmsServe(ctx context.Context, k *kmsServer) error {
 		return err
 	}
 	defer closeAll(listeners)
-	events := &eventRelay{}
-	k.event = events.event
+	later := &serverLater{}
+	k.event = func(e local.Event) { later.do(func(s *server.Server) { s.Event(e) }) }
 	return k.with(ctx, a, absenceFails, func(store *local.Store) error {
 		dir, err := k.storeDir(a)
 		if err != nil {
@@ -131,6 +132,6 @@ func (a *app) kmsServe(ctx context.Context, k *kmsServer) error {
 		if k.audit == "" {
 			k.audit = filepath.Join(dir, "audit.log")
 		}
-		return a.kmsRun(ctx, k, store, certificate, listeners, events, log)
+		return a.kmsRun(ctx, k, store, certificate, listeners, later, log)
 	})
 }

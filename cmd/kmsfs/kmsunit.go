@@ -14,7 +14,8 @@ func (a *app) kmsUnitCommand() *cobra.Command {
 		Use:   "unit [service|socket]",
 		Short: "Print systemd units for the server",
 		Long: `Print a systemd service that runs the server as a user of its own with nothing but its two directories, and the socket
-that starts it. With service or socket, print only that one.`,
+that starts it. With service or socket, print only that one. To serve other machines add --tls-cert and --tls-key, and change
+ListenStream and IPAddressAllow.`,
 		Example: `  sudo useradd --system --shell /usr/sbin/nologin kmsfs-kms
   kmsfs kms unit service | sudo tee /etc/systemd/system/kmsfs-kms.service
   kmsfs kms unit socket | sudo tee /etc/systemd/system/kmsfs-kms.socket
@@ -77,6 +78,8 @@ PrivateDevices=yes
 PrivateTmp=yes
 PrivateUsers=yes
 RemoveIPC=yes
+IPAddressDeny=any
+IPAddressAllow=localhost
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 RestrictNamespaces=yes
 RestrictRealtime=yes
@@ -84,7 +87,7 @@ RestrictSUIDSGID=yes
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
-SystemCallFilter=@system-service @sandbox
+SystemCallFilter=@system-service seccomp
 SystemCallErrorNumber=EPERM
 
 [Install]

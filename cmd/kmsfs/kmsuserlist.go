@@ -70,11 +70,7 @@ func infoOf(p *identity.Principal, account string) principalInfo {
 		i.Policies = append(i.Policies, policy.Name)
 	}
 	for _, k := range p.AccessKeys {
-		status := "Active"
-		if k.Disabled {
-			status = "Inactive"
-		}
-		i.AccessKeys = append(i.AccessKeys, accessKeyInfo{k.ID, status, stamp(k.Created)})
+		i.AccessKeys = append(i.AccessKeys, accessKeyInfo{k.ID, k.Status(), stamp(k.Created)})
 	}
 	return i
 }

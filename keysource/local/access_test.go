@@ -96,6 +96,29 @@ func TestAccess(t *testing.T) {
 	}
 }
 
+// TestUnavailable has a CMK in a state that only a store file can say, and a later kmsfs may.
+func TestUnavailable(t *testing.T) {
+	s, ctx := create(t, Config{}), t.Context()
+	ref := mustCreateKey(t, s)
+	for state, want := range map[keysource.KeyState]string{keysource.KeyStateUnavailable: " is unavailable.", "Creating": " is not in a state for this request."} {
+		err := s.updateKey(ctx, "test", ref, func(_ *snapshot, k *cmk) error {
+			k.state = state
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := mustOpenDir(t, Config{Dir: s.cfg.Dir})
+		_, err = again.Encrypt(ctx, ref, []byte("x"), nil)
+		if !errors.Is(err, keysource.ErrInvalidState) || !strings.Contains(err.Error(), string(ref)+want) {
+			t.Errorf("%s: got %v", state, err)
+		}
+		if md, err := again.DescribeKey(ctx, ref); err != nil || md.KeyState != state || md.Enabled {
+			t.Errorf("got %+v, %v", md, err)
+		}
+	}
+}
+
 // TestOldFormat shows that a store that uses nothing new is written as before: what reads it may be old.
 func TestOldFormat(t *testing.T) {
 	s := create(t, Config{})

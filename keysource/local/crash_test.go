@@ -28,6 +28,10 @@ func scenarios() []scenario {
 			_, err := s.RotateKeyOnDemand(t.Context(), DefaultAlias)
 			return err
 		}},
+		{name: "CreateGrant", run: func(t *testing.T, s *Store) error {
+			_, err := s.CreateGrant(t.Context(), DefaultAlias, keysource.Grant{GranteePrincipal: "x", Operations: []string{"Decrypt"}})
+			return err
+		}},
 		{name: "automatic rotation", run: func(t *testing.T, s *Store) error {
 			clock := new(testClock)
 			clock.advance(days(DefaultRotationPeriod + 1))
@@ -44,7 +48,7 @@ func scenarios() []scenario {
 	}
 }
 
-// state is what matters of a store: its CMKs and all of their key material.
+// state is what matters of a store: its CMKs and all of their key material and grants.
 func state(t *testing.T, s *Store) []string {
 	t.Helper()
 	var all []string
@@ -59,6 +63,13 @@ func state(t *testing.T, s *Store) []string {
 		}
 		for _, r := range rotations {
 			all = append(all, k.ARN+" "+r.KeyMaterialID)
+		}
+		info, err := s.Key(t.Context(), keysource.KeyRef(k.KeyID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range info.Grants {
+			all = append(all, k.ARN+" "+g.ID)
 		}
 	}
 	return all
@@ -118,7 +129,7 @@ func TestCrashInChange(t *testing.T) {
 						t.Fatalf("call %d, loss %d: a confirmed change was lost", at, seed)
 					}
 					if !slices.Equal(now, before) && len(now) != len(before)+1 {
-						t.Fatalf("call %d, loss %d: got %d key materials from %d", at, seed, len(now), len(before))
+						t.Fatalf("call %d, loss %d: got %d key materials and grants from %d", at, seed, len(now), len(before))
 					}
 					if err != nil && seed == 0 {
 						if err := sc.run(t, got); err != nil {

@@ -204,3 +204,31 @@ func TestDocumentWriters(t *testing.T) {
 		t.Errorf("%d of 40 changes are there", len(got))
 	}
 }
+
+// FuzzDocument: no file makes a document panic, and none but the one that was written is opened.
+func FuzzDocument(f *testing.F) {
+	disk := newMemFS()
+	s, err := Create(f.Context(), Config{Dir: "/v/keys", fsys: disk})
+	if err != nil {
+		f.Fatal(err)
+	}
+	d, err := s.Document("users")
+	if err == nil {
+		err = put(d, "secret")
+	}
+	if err != nil {
+		f.Fatal(err)
+	}
+	node := disk.names["/v/keys/users"]
+	good := bytes.Clone(node.content)
+	f.Add(good)
+	f.Add(good[:documentHeader])
+	f.Add([]byte(documentMagic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		node.content = b
+		content, _, err := d.Read(Revision{})
+		if err == nil && (string(content) != "secret" || !bytes.Equal(b, good)) {
+			t.Errorf("opened %q from %x", content, b)
+		}
+	})
+}

@@ -157,6 +157,7 @@ func TestCLICrypto(t *testing.T) {
 
 // TestCLIAdministration is the life of a CMK: policy, rotation, states, tags, aliases.
 func TestCLIAdministration(t *testing.T) {
+	notShort(t)
 	c := newCLI(t)
 	reader := cli{c.b, c.b.environment(c.b.user("reader"))}
 	policy := `{"Version":"2012-10-17","Statement":[
@@ -219,6 +220,7 @@ func TestCLIAdministration(t *testing.T) {
 
 // TestCLIGrants: a grant lets somebody use a CMK, until it is revoked.
 func TestCLIGrants(t *testing.T) {
+	notShort(t)
 	c := newCLI(t)
 	worker := cli{c.b, c.b.environment(c.b.user("worker"))}
 	var key metadata
@@ -249,6 +251,7 @@ func TestCLIGrants(t *testing.T) {
 
 // TestCLIImport: key material of the customer's own, wrapped by RSA-OAEP as AWS wants it.
 func TestCLIImport(t *testing.T) {
+	notShort(t)
 	c := newCLI(t)
 	var key metadata
 	if c.ok(&key, "create-key", "--origin", "EXTERNAL"); key.KeyMetadata.KeyState != "PendingImport" {

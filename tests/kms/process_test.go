@@ -127,7 +127,12 @@ func TestUser(t *testing.T) {
 	later := b.user("bob", "user") // by root, while the server runs as nobody
 	eventually(t, "a new user", func() bool { return describe(b, later) == nil })
 	b.stop()
-	b.verified()
+	trail := b.verified()
+	for _, want := range []string{`"eventName":"CreateUser"`, `"eventName":"AttachUserPolicy"`, `"serviceEventDetails":{"accessKeyId":"` + later.ID + `"`} {
+		if !strings.Contains(trail, want) {
+			t.Errorf("the audit log has no %s", want)
+		}
+	}
 }
 
 // TestSystemd: a socket of the service manager is served, and it is told.

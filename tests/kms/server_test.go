@@ -213,3 +213,11 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		}
 	}
 }
+
+// notShort leaves a test of clients that take long to the runs without -short.
+func notShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long with the AWS CLI: run without -short")
+	}
+}

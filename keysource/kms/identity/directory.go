@@ -30,6 +30,9 @@ type Config struct {
 	Clock keysource.Clock
 	// Rand is the source of secrets, safe for concurrent use; nil is crypto/rand.Reader.
 	Rand io.Reader
+	// Changed, where not nil, is told what changed since the last look, within CheckInterval or at the next lookup after
+	// it. It must not call the Directory.
+	Changed func([]Change)
 	// Logger gets a line when the file cannot be read while it is in use; nil is none.
 	Logger *slog.Logger
 }
@@ -67,7 +70,11 @@ func Open(store *local.Store, cfg Config) (*Directory, error) {
 	}
 	d := &Directory{doc: doc, account: account, cfg: cfg, start: cfg.Clock.Now()}
 	d.state.Store(&state{})
-	return d, d.reload()
+	err = d.reload()
+	if s := d.state.Load(); err == nil && s.content == nil { // there is no file: the first users will be a change
+		d.state.Store(&state{content: &content{}})
+	}
+	return d, err
 }
 
 // Account is the 12 digits of the account that all principals are of.

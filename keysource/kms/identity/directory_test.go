@@ -184,6 +184,80 @@ func TestDamagedFile(t *testing.T) {
 	}
 }
 
+// TestForeignPolicy: a policy that this version cannot read shuts its principal out, and nobody else.
+func TestForeignPolicy(t *testing.T) {
+	s, _ := newStore(t)
+	d := open(t, s)
+	var keys []AccessKey
+	for _, name := range []string{"alice", "bob"} {
+		_, err := d.Create(t.Context(), User, name, ready("reader"))
+		k, keyErr := d.CreateAccessKey(t.Context(), User, name)
+		if err := errors.Join(err, keyErr); err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, k)
+	}
+	err := d.doc.Update(t.Context(), func(old []byte) ([]byte, error) {
+		return bytes.Replace(old, []byte(`"name":"reader"`), []byte(`"name":"later"`), 1), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := d.Lookup(keys[0].ID); ok {
+		t.Error("a principal whose policy cannot be read may call")
+	}
+	if _, ok := d.Lookup(keys[1].ID); !ok {
+		t.Error("another principal is shut out too")
+	}
+}
+
+// TestChanges: a server learns what an administrator did.
+func TestChanges(t *testing.T) {
+	s, _ := newStore(t)
+	var got []string
+	server, err := Open(s, Config{CheckInterval: -1, Changed: func(all []Change) {
+		for _, c := range all {
+			got = append(got, strings.Join(strings.Fields(fmt.Sprint(c.Name, " ", c.Principal[len("arn:aws:iam::111122223333:"):], " ", c.Policy, " ", c.Status)), " "))
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := open(t, s)
+	var k AccessKey
+	for _, step := range []struct {
+		do   func() error
+		want string
+	}{
+		{func() error {
+			_, err := admin.Create(t.Context(), User, "alice", ready("reader", "auditor"))
+			return err
+		},
+			"CreateUser user/alice, AttachUserPolicy user/alice reader, AttachUserPolicy user/alice auditor"},
+		{func() (err error) { k, err = admin.CreateAccessKey(t.Context(), User, "alice"); return err }, "CreateAccessKey user/alice Active"},
+		{func() error { return admin.SetAccessKey(t.Context(), User, "alice", k.ID, Disabled) }, "UpdateAccessKey user/alice Inactive"},
+		{func() error {
+			return admin.SetPolicies(t.Context(), User, "alice", func([]Policy) ([]Policy, error) { return ready("auditor", "writer"), nil })
+		}, "DetachUserPolicy user/alice reader, AttachUserPolicy user/alice writer"},
+		{func() error { _, err := admin.Create(t.Context(), Role, "r", nil); return err }, "CreateRole role/r"},
+		{func() error { return admin.Delete(t.Context(), User, "alice") }, "DeleteAccessKey user/alice, DeleteUser user/alice"},
+		{func() error {
+			err := admin.Delete(t.Context(), Role, "r")
+			_, again := admin.Create(t.Context(), Role, "r", nil)
+			return errors.Join(err, again)
+		}, "DeleteRole role/r, CreateRole role/r"},
+	} {
+		got = nil
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.Empty()
+		if text := strings.Join(got, ", "); text != step.want {
+			t.Errorf("got %s, want %s", text, step.want)
+		}
+	}
+}
+
 // TestAtOnce: changes by several do not lose each other while keys are looked up.
 func TestAtOnce(t *testing.T) {
 	s, _ := newStore(t)

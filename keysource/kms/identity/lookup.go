@@ -20,6 +20,7 @@ type Identity struct {
 type state struct {
 	revision local.Revision
 	byKey    map[string]*Identity // of the access keys that are enabled
+	content  *content
 }
 
 // Lookup returns who signs with an access key; false where there is no such key or it is disabled.
@@ -52,9 +53,9 @@ func (d *Directory) refresh() {
 func (d *Directory) reload() error {
 	d.reading.Lock()
 	defer d.reading.Unlock()
-	have := d.state.Load().revision
-	b, now, err := d.doc.Read(have)
-	if err != nil || now == have {
+	old := d.state.Load()
+	b, now, err := d.doc.Read(old.revision)
+	if err != nil || now == old.revision {
 		return err
 	}
 	defer clear(b)
@@ -62,7 +63,7 @@ func (d *Directory) reload() error {
 	if err != nil {
 		return err
 	}
-	next := &state{revision: now, byKey: map[string]*Identity{}}
+	next := &state{revision: now, byKey: map[string]*Identity{}, content: c}
 	for i := range c.Principals {
 		p := &c.Principals[i]
 		caller := kms.Caller{ARN: p.ARN(d.account), AccountID: d.account, PrincipalID: p.ID}
@@ -70,7 +71,9 @@ func (d *Directory) reload() error {
 			caller.UserName = p.Name
 		}
 		if caller.Policies, err = parsePolicies(p.Policies); err != nil {
-			return err
+			// Of another version of kmsfs: what it would deny is not known, so nothing is allowed.
+			d.cfg.Logger.Error("a policy cannot be read: its principal is shut out", slog.String("principal", caller.ARN), slog.Any("error", err))
+			continue
 		}
 		for _, k := range p.AccessKeys {
 			if !k.Disabled {
@@ -80,6 +83,9 @@ func (d *Directory) reload() error {
 		}
 	}
 	d.state.Store(next)
+	if d.cfg.Changed != nil && old.content != nil {
+		d.cfg.Changed(changes(old.content, c, d.account))
+	}
 	return nil
 }
 

@@ -59,6 +59,14 @@ type AccessKey struct {
 	Disabled bool `json:"disabled,omitempty"`
 }
 
+// Status is Active or Inactive, AWS's words.
+func (k *AccessKey) Status() string {
+	if k.Disabled {
+		return "Inactive"
+	}
+	return "Active"
+}
+
 // Secret is a secret access key. It is shown in JSON and by string(s), and nowhere else.
 type Secret string
 
