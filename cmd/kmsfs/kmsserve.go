@@ -65,7 +65,7 @@ most --audit-sync later; 0 makes each line durable before its call is answered.`
 	f.StringVar(&k.tlsKey, "tls-key", "", "`FILE` with the key of the certificate, PEM")
 	f.StringVar(&k.user, "user", "", "`NAME` of the user to become after the key store is open")
 	f.StringVar(&k.audit, "audit", "", "`FILE` of the audit log (default: audit.log in the key store)")
-	f.DurationVar(&k.auditSync, "audit-sync", audit.DefaultSyncEvery, "`TIME` within which a line of the audit log is durable")
+	f.DurationVar(&k.auditSync, "audit-sync", audit.DefaultSyncEvery, "`TIME` within which a line of the audit log is durable (default 100ms)")
 	f.Int64Var(&k.auditMaxSize, "audit-max-size", 0, "`BYTES` past which the audit log is renamed and a new one begun (default never)")
 	f.DurationVar(&k.timeout, "timeout", 0, "longest `TIME` of a call (default 20s)")
 	f.IntVar(&k.connections, "max-connections", 0, "`NUMBER` of connections served at once (default 1024)")
