@@ -30,13 +30,15 @@ func errno(err error) fuse.Status {
 		{vault.ErrTooBig, syscall.EFBIG},
 		{envelope.ErrNameTooLong, syscall.ENAMETOOLONG},
 		{envelope.ErrInvalidName, syscall.EINVAL},
-		{keysource.ErrDenied, syscall.EACCES},
-		{keysource.ErrDisabled, syscall.EACCES},
-		{keysource.ErrInvalidState, syscall.EACCES},
-		{keysource.ErrNotFound, syscall.ENOKEY},
-		{context.DeadlineExceeded, syscall.ETIMEDOUT},
+		// A file may have several wrappings, each with an error of its own: first what may yet be mended by waiting.
 		{context.Canceled, syscall.EINTR},
-		{keysource.ErrUnavailable, syscall.EIO},
+		{context.DeadlineExceeded, syscall.ETIMEDOUT},
+		{keysource.ErrUnavailable, syscall.ETIMEDOUT},
+		{keysource.ErrThrottled, syscall.ETIMEDOUT},
+		{keysource.ErrDenied, syscall.EACCES},
+		{keysource.ErrDisabled, syscall.EKEYREVOKED},
+		{keysource.ErrInvalidState, syscall.EKEYREVOKED},
+		{keysource.ErrNotFound, syscall.ENOKEY},
 		{vault.ErrNoKey, syscall.EIO},
 		{envelope.ErrUnsupported, syscall.EIO},
 	} {
@@ -57,7 +59,7 @@ func (fs *filesystem) status(op string, node uint64, err error) fuse.Status {
 	if st == fuse.OK {
 		return st
 	}
-	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrNoKey) || st == fuse.EIO {
+	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrNoKey) && st != fuse.EINTR || st == fuse.EIO {
 		fs.log.Error("operation failed", "op", op, "node", node, "err", err)
 	} else if fs.debug {
 		fs.log.Debug("operation refused", "op", op, "node", node, "err", err)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Purge wipes every kept key. Calls that are under way are answered but not kept.
+// Purge wipes every kept key, and forgets refusals. Calls that are under way are answered but not kept.
 func (c *Cache) Purge() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -13,13 +13,8 @@ func (c *Cache) Purge() {
 	for c.recent.Len() > 0 {
 		c.evict(c.recent.Back())
 	}
-}
-
-// currentGeneration is the number of purges so far.
-func (c *Cache) currentGeneration() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.generation
+	clear(c.refusals)
+	c.downUntil = time.Time{}
 }
 
 // insert keeps a copy of result unless there was a purge since generation. The caller holds c.mu.
@@ -34,7 +29,7 @@ func (c *Cache) insert(key cacheKey, result DecryptResult, generation uint64) {
 		c.evict(c.recent.Back())
 	}
 	now := c.cfg.Clock.Now()
-	c.entries[key] = c.recent.PushFront(&cacheEntry{key, result.clone(), now, now})
+	c.entries[key] = c.recent.PushFront(&cacheEntry{key: key, result: result.clone(), born: now, lastAsked: now})
 }
 
 // evict forgets and wipes an entry. The caller holds c.mu; since a key is copied out under the same lock, nobody reads
@@ -46,9 +41,19 @@ func (c *Cache) evict(el *list.Element) {
 	c.stats.Evicted++
 }
 
-// expired tells whether an entry is past its time.
-func (c *Cache) expired(e *cacheEntry, now time.Time) bool {
-	return now.Sub(e.born) >= c.cfg.MaxAge || now.Sub(e.lastAsked) >= c.cfg.MaxIdle
+// fresh tells whether an entry may be served without a word of the keysource.
+func (c *Cache) fresh(e *cacheEntry, now time.Time) bool {
+	return now.Sub(e.born) < c.cfg.MaxAge && now.Sub(e.lastAsked) < c.cfg.MaxIdle &&
+		(c.cfg.MaxUses <= 0 || e.uses < c.cfg.MaxUses)
+}
+
+// servable tells whether an entry may be served at all: fresh, or in its grace where the keysource is out of reach. Then
+// idle keys stay too.
+func (c *Cache) servable(e *cacheEntry, now time.Time) bool {
+	if now.Sub(e.lastAsked) >= c.cfg.MaxIdle && !now.Before(c.downUntil) {
+		return false
+	}
+	return c.fresh(e, now) || now.Sub(e.born) < c.cfg.MaxAge+c.cfg.Grace
 }
 
 // sweepLoop wipes what is past its time, until Close.
@@ -65,8 +70,13 @@ func (c *Cache) sweep() {
 	defer c.mu.Unlock()
 	now := c.cfg.Clock.Now()
 	for _, el := range c.entries {
-		if c.expired(el.Value.(*cacheEntry), now) {
+		if !c.servable(el.Value.(*cacheEntry), now) {
 			c.evict(el)
+		}
+	}
+	for key, r := range c.refusals {
+		if !now.Before(r.until) {
+			delete(c.refusals, key)
 		}
 	}
 }

@@ -146,6 +146,64 @@ func TestCacheFirstCallerGivesUp(t *testing.T) {
 	})
 }
 
+// TestCacheFirstCallerGivesUpQuickly is the same where the keysource was quick before, and the call is the first caller's
+// own: then the second makes another.
+func TestCacheFirstCallerGivesUpQuickly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		c := NewCache(&fake{decrypt: func(ctx context.Context, in DecryptInput) (DecryptResult, error) {
+			if calls.Add(1) == 2 {
+				<-ctx.Done()
+				return DecryptResult{}, ctx.Err()
+			}
+			return DecryptResult{Plaintext: NewPlaintextKey(in.CiphertextBlob), KeyID: fakeARN}, nil
+		}}, CacheConfig{})
+		defer c.Close()
+		get(t, c, "quick")
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := c.Decrypt(ctx, DecryptInput{CiphertextBlob: []byte("a")}); !errors.Is(err, context.Canceled) {
+				t.Errorf("first: got %v", err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() { get(t, c, "a") })
+		synctest.Wait()
+		cancel()
+		wg.Wait()
+		if calls.Load() != 3 {
+			t.Errorf("got %d calls below, want 3", calls.Load())
+		}
+	})
+}
+
+// TestCacheCloseEndsQuickCall: Close ends a call that runs in its caller's goroutine, and waits for it.
+func TestCacheCloseEndsQuickCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		c := NewCache(&fake{decrypt: func(ctx context.Context, in DecryptInput) (DecryptResult, error) {
+			if calls.Add(1) == 2 {
+				<-ctx.Done()
+				return DecryptResult{}, ctx.Err()
+			}
+			return DecryptResult{Plaintext: NewPlaintextKey(in.CiphertextBlob), KeyID: fakeARN}, nil
+		}}, CacheConfig{})
+		get(t, c, "quick")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := c.Decrypt(t.Context(), DecryptInput{CiphertextBlob: []byte("a")}); !errors.Is(err, ErrClosed) {
+				t.Errorf("got %v, want ErrClosed", err)
+			}
+		})
+		synctest.Wait()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+	})
+}
+
 func TestCacheAllGiveUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan error, 1)
@@ -172,9 +230,9 @@ func TestCacheAllGiveUp(t *testing.T) {
 func TestCacheKeepsNoErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls int
-		c := NewCache(failing(&calls, ErrDisabled), CacheConfig{})
+		c := NewCache(failing(&calls, ErrUnavailable), CacheConfig{})
 		defer c.Close()
-		if _, err := c.Decrypt(t.Context(), DecryptInput{}); !errors.Is(err, ErrDisabled) {
+		if _, err := c.Decrypt(t.Context(), DecryptInput{}); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("got %v", err)
 		}
 		if _, err := c.Decrypt(t.Context(), DecryptInput{}); err != nil {

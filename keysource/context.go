@@ -11,6 +11,9 @@ import (
 // MaxContextSize is the largest canonical form of an encryption context, in bytes.
 const MaxContextSize = 8192
 
+// FileContextName is the name in the encryption context of a data key that holds the id of its file.
+const FileContextName = "kmsfs:file"
+
 // Context is an encryption context: names and values that are bound to a wrapped key and must be given again, exactly,
 // to open it. They are not secret: a KMS writes them into its audit log. nil and empty are the same. A Context must
 // not change while a call uses it.

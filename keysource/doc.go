@@ -2,8 +2,8 @@
 //
 // A [Keysource] makes data keys, opens wrapped keys, moves wrapped keys from one CMK, key material or encryption
 // context to another, and describes a CMK. The terms, the rules and the errors are those of AWS KMS. Start with
-// [ParseURL] and [Openers], or with the implementation itself: keysource/local is the embedded key store. [NewRetry]
-// and [NewCache] decorate any Keysource.
+// [ParseURL] and [Openers], or with the implementation itself: keysource/local is the embedded key store, keysource/awskms
+// speaks to AWS KMS and servers of its protocol. [NewRetry] and [NewCache] decorate any Keysource, [NewBranch] a Cache.
 //
 // What every implementation guarantees, and keysourcetest.Run checks:
 //

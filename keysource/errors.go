@@ -81,8 +81,10 @@ func KindOf(code string) error {
 		return ErrDisabled
 	case CodeInvalidState:
 		return ErrInvalidState
-	case CodeAccessDenied, "UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignature",
-		"MissingAuthenticationToken", "ExpiredTokenException", CodeInvalidGrantToken:
+	case CodeAccessDenied, "AccessDenied", "UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignature",
+		"IncompleteSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException",
+		"SignatureDoesNotMatch", "InvalidClientTokenId", "ExpiredToken", "ExpiredTokenException", "RequestExpired",
+		"RequestTimeTooSkewed", "AuthFailure", "NotAuthorized", "OptInRequired", CodeInvalidGrantToken:
 		return ErrDenied
 	case CodeInvalidCiphertext:
 		return ErrInvalidCiphertext
@@ -94,16 +96,19 @@ func KindOf(code string) error {
 		return ErrConflict
 	case CodeLimitExceeded:
 		return ErrLimit
-	case CodeUnsupported, CodeInvalidKeyUsage:
+	case CodeUnsupported, CodeInvalidKeyUsage, "UnknownOperationException", "InvalidAction":
 		return ErrUnsupported
 	case CodeValidation, CodeInvalidARN, CodeInvalidAliasName, CodeIncorrectKeyMaterial, CodeInvalidMarker, CodeInvalidGrantID,
-		CodeMalformedPolicy, CodeTag, CodeExpiredImportToken, CodeInvalidImportToken, CodeSerialization:
+		CodeMalformedPolicy, CodeTag, CodeExpiredImportToken, CodeInvalidImportToken, CodeSerialization,
+		"ValidationError":
 		return ErrInvalidArgument
 	case CodeDryRun:
 		return ErrDryRun
-	case CodeKeyUnavailable, CodeDependencyTimeout, CodeInternal:
+	case CodeKeyUnavailable, CodeDependencyTimeout, CodeInternal, "InternalFailure", "InternalServerError",
+		"ServiceUnavailable", "ServiceUnavailableException", "RequestTimeout", "RequestTimeoutException":
 		return ErrUnavailable
-	case CodeThrottling, "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded":
+	case CodeThrottling, "Throttling", "ThrottledException", "RequestThrottled", "RequestThrottledException",
+		"TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded", "SlowDown", "PriorRequestNotComplete":
 		return ErrThrottled
 	}
 	return nil
@@ -138,7 +143,7 @@ func NewError(op, keyID, code, message string) *Error {
 	return &Error{Op: op, KeyID: keyID, Code: code, Kind: kind, Message: message}
 }
 
-// Error says what failed, on which key, and why.
+// Error says what failed, on which key, why, and in which request.
 func (e *Error) Error() string {
 	var b strings.Builder
 	if e.Op != "" {
@@ -157,8 +162,13 @@ func (e *Error) Error() string {
 	default:
 		b.WriteString("failed")
 	}
-	if e.Code != "" {
+	switch {
+	case e.Code != "" && e.RequestID != "":
+		b.WriteString(" (" + e.Code + ", request " + e.RequestID + ")")
+	case e.Code != "":
 		b.WriteString(" (" + e.Code + ")")
+	case e.RequestID != "":
+		b.WriteString(" (request " + e.RequestID + ")")
 	}
 	if e.Err != nil {
 		b.WriteString(": ")

@@ -31,11 +31,19 @@ type URL struct {
 	Key KeyRef
 	// Region is the AWS region; empty for what the environment says.
 	Region string
-	// Endpoint is the http or https URL of the KMS; empty for that of AWS in Region.
+	// Endpoint is the http or https URL of the KMS, or unix: and the absolute path of its socket; empty for that of AWS in
+	// Region.
 	Endpoint string
 	// Profile is the name of a profile in the AWS configuration files; empty for what the environment says.
 	Profile string
+	// FIPS and DualStack choose AWS's endpoints with validated cryptography and with IPv6. They exclude Endpoint.
+	FIPS, DualStack bool
+	// Branch, where not zero, has data keys wrapped under branch keys (see Branch).
+	Branch BranchLimits
 }
+
+// EndpointUnix begins an endpoint that is a socket of this machine.
+const EndpointUnix = "unix:"
 
 // ParseURL reads a key source URL. What it does not know it refuses, as ErrInvalidArgument: an option with a typing
 // error must not be ignored, and a secret must not be in a URL.
@@ -124,9 +132,18 @@ func parseAWSKMS(rest, query string) (URL, error) {
 			u.Endpoint = values[0]
 		case "profile":
 			u.Profile = values[0]
+		case "fips":
+			u.FIPS, err = parseSwitch(name, values[0])
+		case "dualstack":
+			u.DualStack, err = parseSwitch(name, values[0])
+		case "branch":
+			u.Branch, err = ParseBranchLimits(values[0])
 		default:
 			return URL{}, WithHint(invalid(fmt.Sprintf("unknown option %q", name)),
-				"an awskms: URL knows region, endpoint and profile; credentials come from the AWS credential chain")
+				"an awskms: URL knows region, endpoint, profile, fips, dualstack and branch; credentials come from the AWS credential chain")
+		}
+		if err != nil {
+			return URL{}, err
 		}
 	}
 	return u, u.checkAWSKMS(ref)
@@ -146,13 +163,39 @@ func (u URL) checkAWSKMS(ref ParsedRef) error {
 	if u.Endpoint == "" {
 		return nil
 	}
-	e, err := url.Parse(u.Endpoint)
+	if u.FIPS || u.DualStack {
+		return invalid("fips and dualstack choose an endpoint of AWS, and there is an endpoint already")
+	}
+	return CheckEndpoint(u.Endpoint)
+}
+
+// parseSwitch reads the value of an option that is on or off.
+func parseSwitch(name, value string) (bool, error) {
+	switch value {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, invalid(fmt.Sprintf("option %s is true or false", name))
+}
+
+// CheckEndpoint refuses an endpoint of a KMS that would carry data keys in clear over a network, that holds a secret, or
+// that is none: all but https, http on this machine, and unix: with an absolute path.
+func CheckEndpoint(endpoint string) error {
+	if socket, ok := strings.CutPrefix(endpoint, EndpointUnix); ok {
+		if !path.IsAbs(socket) || len(socket) > maxSocketPath || strings.ContainsFunc(socket, isControl) {
+			return WithHint(invalid("the path of a unix: endpoint is absolute and has 1 to 107 bytes"), "endpoint=unix:/run/kms.socket")
+		}
+		return nil
+	}
+	e, err := url.Parse(endpoint)
 	switch {
 	case err != nil, e.Host == "", e.Hostname() == "", e.Opaque != "":
 		return invalid("endpoint is not a URL with a host")
 	case e.User != nil:
 		return invalid("endpoint holds a user name: credentials never stand in a URL")
-	case e.RawQuery != "", e.ForceQuery, e.Fragment != "", strings.Contains(u.Endpoint, "#"):
+	case e.RawQuery != "", e.ForceQuery, e.Fragment != "", strings.Contains(endpoint, "#"):
 		return invalid("endpoint has a query or a fragment")
 	case e.Scheme == "https":
 		return nil
@@ -162,8 +205,11 @@ func (u URL) checkAWSKMS(ref ParsedRef) error {
 		return WithHint(invalid("a plain http endpoint is only for this machine: data keys would cross the network in clear"),
 			"use https")
 	}
-	return invalid("endpoint is neither http nor https")
+	return invalid("endpoint is neither https nor http nor unix:")
 }
+
+// maxSocketPath is the longest path of a socket on Linux, in bytes.
+const maxSocketPath = 107
 
 // isLoopback tells whether host is this machine.
 func isLoopback(host string) bool {
@@ -198,8 +244,10 @@ func (u URL) String() string {
 		return SchemeLocal + ":" + escapePath(u.Path)
 	}
 	options := url.Values{}
+	on := map[bool]string{true: "true"}
 	for _, o := range []struct{ name, value string }{
-		{"endpoint", u.Endpoint}, {"profile", u.Profile}, {"region", u.Region},
+		{"branch", u.Branch.String()}, {"dualstack", on[u.DualStack]}, {"endpoint", u.Endpoint}, {"fips", on[u.FIPS]},
+		{"profile", u.Profile}, {"region", u.Region},
 	} {
 		if o.value != "" {
 			options.Set(o.name, o.value)

@@ -31,6 +31,15 @@ func TestParseURL(t *testing.T) {
 			URL{Scheme: "awskms", Key: "alias/a", Endpoint: "https://kms.example.com"}, ""},
 		{"awskms:///alias/a?endpoint=http%3A%2F%2F%5B%3A%3A1%5D%3A1",
 			URL{Scheme: "awskms", Key: "alias/a", Endpoint: "http://[::1]:1"}, ""},
+		{"awskms:///alias/a?fips=true&dualstack=true&region=r", URL{Scheme: "awskms", Key: "alias/a", Region: "r", FIPS: true, DualStack: true},
+			"awskms:///alias/a?dualstack=true&fips=true&region=r"},
+		{"awskms:///alias/a?fips=false", URL{Scheme: "awskms", Key: "alias/a"}, "awskms:///alias/a"},
+		{"awskms:///alias/a?endpoint=unix:/run/kms.socket", URL{Scheme: "awskms", Key: "alias/a", Endpoint: "unix:/run/kms.socket"},
+			"awskms:///alias/a?endpoint=unix%3A%2Frun%2Fkms.socket"},
+		{"awskms:///alias/a?branch=1h,10000", URL{Scheme: "awskms", Key: "alias/a", Branch: DefaultBranchLimits()},
+			"awskms:///alias/a?branch=1h0m0s%2C10000"},
+		{"awskms:///alias/a?branch=default", URL{Scheme: "awskms", Key: "alias/a", Branch: DefaultBranchLimits()},
+			"awskms:///alias/a?branch=1h0m0s%2C10000"},
 	} {
 		got, err := ParseURL(test.in)
 		if err != nil || got != test.want {
@@ -57,7 +66,11 @@ func TestParseURLRefuses(t *testing.T) {
 		"awskms:///alias/a?endpoint=https://user:pass@x", "awskms:///alias/a?endpoint=https://x?y",
 		"awskms:///alias/a?endpoint=https://x%23y", "awskms:///alias/a?endpoint=https:x", "awskms:///alias/a?a;b",
 		"awskms:///alias/a#x", "awskms:///arn:aws:kms:eu-west-1:1:key/x?region=us-east-1",
-		"awskms:///alias/a?profile=%0a",
+		"awskms:///alias/a?profile=%0a", "awskms:///alias/a?fips=yes", "awskms:///alias/a?fips=true&endpoint=https://x",
+		"awskms:///alias/a?endpoint=unix:", "awskms:///alias/a?endpoint=unix:run", "awskms:///alias/a?endpoint=unix:/a%0a",
+		"awskms:///alias/a?endpoint=unix:/" + strings.Repeat("x", 107), "awskms:///alias/a?branch=", "awskms:///alias/a?branch=1h",
+		"awskms:///alias/a?branch=0s,1", "awskms:///alias/a?branch=1h,0", "awskms:///alias/a?branch=1500ms,1",
+		"awskms:///alias/a?branch=1h,4294967297", "awskms:///alias/a?branch=721h,1",
 	} {
 		u, err := ParseURL(in)
 		if !errors.Is(err, ErrInvalidArgument) {

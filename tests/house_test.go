@@ -1,5 +1,6 @@
 // Package tests holds what is tested from outside: the house rules here, and in the directories below the mount beside
-// plain directories (metamorphic, mount), under kill -9 (crash), and its speed beside its peers (peerbench).
+// plain directories (metamorphic, mount), with its keys in a KMS (kmsmount), under kill -9 (crash), and its speed beside
+// its peers (peerbench).
 package tests
 
 import (

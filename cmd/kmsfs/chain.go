@@ -11,6 +11,7 @@ import (
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
 	"kmsfs/keysource"
+	"kmsfs/keysource/awskms"
 	"kmsfs/keysource/passphrase"
 )
 
@@ -21,7 +22,11 @@ type mounted struct {
 	server *kfs.Server
 }
 
-// mountChain is the whole chain: the keysource that the vault names, retry and cache over it, the vault, the mount.
+// keysAhead is how many data keys a mount decrypts ahead of need; the cache has room for more.
+const keysAhead = 4096
+
+// mountChain is the whole chain: the keysource that the vault names, retry, cache and branch keys over it, the vault, the
+// mount.
 func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log *slog.Logger) (_ *mounted, err error) {
 	m := &mounted{}
 	defer func() {
@@ -50,9 +55,17 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 		}
 		return nil, err
 	}
-	m.keys = keysource.NewCache(keysource.NewRetry(ks, keysource.RetryConfig{}), keysource.CacheConfig{})
-	opts := vault.Options{Log: log, Opens: vault.Untracked, // an exclusive mount lets the kernel open without asking
-		OpenFiles: openFiles(), OpenDirs: openFiles()}
+	if u, e := keysource.ParseURL(p.Keysource); e != nil {
+		err = e
+	} else {
+		m.keys, err = p.Keys.decorate(ks, u.Branch)
+	}
+	if err != nil {
+		top.Close()
+		return nil, err
+	}
+	opts := vault.Options{Log: log, Deadline: p.Keys.timeout() + deadlineMargin, Opens: vault.Untracked, // an exclusive mount lets the kernel open without asking
+		OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead}
 	if p.Shared {
 		opts.Sharing = vault.Shared
 	}
@@ -61,7 +74,7 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 	}
 	if m.vault, err = vault.Open(ctx, top, m.keys, opts); err != nil { // top is the vault's, also when it fails
 		if errors.Is(err, keysource.ErrNotFound) {
-			err = faultf(envelope.ErrWrongKey, "this key store lacks the CMK of the vault %s: %v", p.Vault, err)
+			err = faultf(envelope.ErrWrongKey, "this keysource lacks the CMK of the vault %s: %v", p.Vault, err)
 		}
 		return nil, explain(err, p)
 	}
@@ -92,6 +105,13 @@ func openKeysource(ctx context.Context, p mountPlan, url string, secret passphra
 				return nil, err // not a nil *local.Store in an interface
 			}
 			return s, nil
+		},
+		keysource.SchemeAWSKMS: func(ctx context.Context, u keysource.URL) (keysource.Keysource, error) {
+			c, err := awskms.Open(ctx, awskms.FromURL(u))
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
 		},
 	}.Open(ctx, u)
 }

@@ -11,6 +11,7 @@ import (
 	"kmsfs/envelope"
 	"kmsfs/fs/vault"
 	"kmsfs/keysource"
+	"kmsfs/keysource/kms/audit"
 	"kmsfs/keysource/local"
 	"kmsfs/keysource/passphrase"
 )
@@ -90,7 +91,9 @@ func exitTable() []exit {
 		{20, mountSystem, "fusermount3 is missing, which users other than root need", "sudo apt-get install -y fuse3",
 			[]error{errNoFusermount}},
 		{23, mountFailure, "not mounted", "kmsfs status", []error{errNotMounted}},
-		{24, mountFailure, "busy: something still uses the mount", "", []error{errBusy, syscall.EBUSY}},
+		{24, mountFailure, "busy: something still uses the mount, the address or the audit log", "", []error{errBusy, syscall.EBUSY,
+			syscall.EADDRINUSE, audit.ErrInUse}},
+		{26, mountFailure, "the audit log was changed", "compare it with a copy that was kept elsewhere", []error{audit.ErrBroken}},
 		{25, mountFailure, "the key or alias exists, or a limit is reached", "kmsfs key list",
 			[]error{keysource.ErrAlreadyExists, keysource.ErrConflict, keysource.ErrLimit}},
 		{21, mountUsage, "permission denied", "", []error{iofs.ErrPermission}},

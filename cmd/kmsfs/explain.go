@@ -20,12 +20,15 @@ func explain(err error, p mountPlan) error {
 	if url == "" {
 		url = p.NewKeysource
 	}
-	if u, e := keysource.ParseURL(url); e == nil && u.Scheme == keysource.SchemeLocal {
+	u, e := keysource.ParseURL(url)
+	if e == nil && u.Scheme == keysource.SchemeLocal {
 		store = "--key-store " + quote(u.Path)
 	}
 	switch {
 	case err == nil:
 		return nil
+	case e == nil && u.Scheme == keysource.SchemeAWSKMS && isRefusal(err):
+		return hintf(err, "kmsfs doctor %s", quote(u.String()))
 	case errors.Is(err, errNoKeyStore), errors.Is(err, local.ErrMasterKey), errors.Is(err, local.ErrDamaged):
 		return err
 	case errors.Is(err, vault.ErrLocked):
@@ -65,6 +68,16 @@ func explain(err error, p mountPlan) error {
 		return hintf(faultf(iofs.ErrPermission, "the vault %s: %w", p.Vault, err), "ls -ld %s", v)
 	}
 	return fmt.Errorf("vault %s: %w", p.Vault, err)
+}
+
+// isRefusal tells that a keysource answered and would not.
+func isRefusal(err error) bool {
+	for _, kind := range []error{keysource.ErrDenied, keysource.ErrDisabled, keysource.ErrInvalidState, keysource.ErrNotFound} {
+		if errors.Is(err, kind) && !errors.Is(err, envelope.ErrWrongKey) {
+			return true
+		}
+	}
+	return false
 }
 
 // mountsOf are the mounts of a vault that this process sees.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"kmsfs/keysource"
 	"kmsfs/keysource/local"
@@ -24,10 +25,7 @@ an alias ARN.
 Without --key-store the key store is /var/lib/kmsfs for root, else $XDG_DATA_HOME/kmsfs or ~/.local/share/kmsfs. A mount
 sees a change within a second; a data key that it has in use stays usable for up to 5 minutes.`,
 	})
-	f := cmd.PersistentFlags()
-	f.SortFlags = false
-	f.StringVar(&flags.dir, "key-store", "", "`DIR` of the key store")
-	flags.secretFlags.add(f)
+	flags.addStore(cmd.PersistentFlags())
 	cmd.AddCommand(a.keyCreateCommand(&flags), a.keyListCommand(&flags), a.keyDescribeCommand(&flags),
 		a.keyAliasCommand(&flags), a.keyStateCommand(&flags, "enable"), a.keyStateCommand(&flags, "disable"),
 		a.keyRotateCommand(&flags), a.keyImportCommand(&flags), a.keyScheduleDeletionCommand(&flags),
@@ -38,7 +36,23 @@ sees a change within a second; a data key that it has in use stays usable for up
 // keyFlags are the flags of all key verbs.
 type keyFlags struct {
 	secretFlags
-	dir string
+	dir   string
+	event func(local.Event) // not a flag: is told what happens by itself; nil: nobody is
+}
+
+// addStore defines the flags.
+func (k *keyFlags) addStore(f *pflag.FlagSet) {
+	f.SortFlags = false
+	f.StringVar(&k.dir, "key-store", "", "`DIR` of the key store")
+	k.secretFlags.add(f)
+}
+
+// storeDir is the directory of the key store.
+func (k *keyFlags) storeDir(a *app) (string, error) {
+	if k.dir != "" {
+		return k.dir, nil
+	}
+	return a.defaultStore()
 }
 
 // with opens the key store for the time of f.
@@ -47,13 +61,11 @@ func (k *keyFlags) with(ctx context.Context, a *app, absent absence, f func(s *l
 	if err != nil {
 		return err
 	}
-	dir := k.dir
-	if dir == "" {
-		if dir, err = a.defaultStore(); err != nil {
-			return err
-		}
+	dir, err := k.storeDir(a)
+	if err != nil {
+		return err
 	}
-	s, err := localStore{dir: dir, absent: absent, keyFile: k.masterKeyFile, secret: secret, sealNew: sealNew,
+	s, err := localStore{dir: dir, absent: absent, keyFile: k.masterKeyFile, secret: secret, sealNew: sealNew, event: k.event,
 		created: func(dir string) { fmt.Fprintf(a.stderr, "kmsfs: made key store %s\n", dir) }}.open(ctx)
 	if err != nil {
 		return err

@@ -92,11 +92,12 @@ type localStore struct {
 	secret  passphrase.Source
 	sealNew bool         // a new store is sealed under a passphrase
 	created func(string) // is told of a new store; nil: nobody is
+	event   func(local.Event)
 }
 
 // open opens the key store, or makes it where it is missing.
 func (l localStore) open(ctx context.Context) (*local.Store, error) {
-	cfg := local.Config{Dir: l.dir, Master: local.Master{KeyFile: l.keyFile, Passphrase: l.secret}}
+	cfg := local.Config{Dir: l.dir, Master: local.Master{KeyFile: l.keyFile, Passphrase: l.secret}, Event: l.event}
 	s, err := local.Open(ctx, cfg)
 	if err == nil || !errors.Is(err, iofs.ErrNotExist) || errors.Is(err, local.ErrMasterKey) {
 		return s, err

@@ -3,6 +3,8 @@ package main
 import (
 	"strconv"
 	"strings"
+
+	"github.com/spf13/pflag"
 )
 
 // unknownOptions says what to do about a mount option that is not known.
@@ -28,22 +30,34 @@ func optionTable() map[string]func(m *mountFlags, value string) error {
 	suid := func(m *mountFlags) *bool { return &m.plan.Suid }
 	noExec := func(m *mountFlags) *bool { return &m.plan.NoExec }
 	keyStore := text(func(m *mountFlags) *string { return &m.dir })
+	duration := func(name string, field func(m *mountFlags) pflag.Value) func(*mountFlags, string) error {
+		return func(m *mountFlags, value string) error {
+			if err := field(m).Set(value); err != nil {
+				return faultf(errUsage, "mount option %s: %w", name, err)
+			}
+			return nil
+		}
+	}
 	t := map[string]func(m *mountFlags, value string) error{
 		"ro": set(readOnly, true), "rw": set(readOnly, false),
 		"dev": set(dev, true), "nodev": set(dev, false),
 		"suid": set(suid, true), "nosuid": set(suid, false),
 		"exec": set(noExec, false), "noexec": set(noExec, true),
-		"allow-other":      set(func(m *mountFlags) *bool { return &m.plan.AllowOther }, true),
-		"shared":           set(func(m *mountFlags) *bool { return &m.plan.Shared }, true),
-		"init":             set(func(m *mountFlags) *bool { return &m.plan.Init }, true),
-		"debug":            set(func(m *mountFlags) *bool { return &m.plan.Debug }, true),
-		"keystore=":        keyStore,
-		"key-store=":       keyStore,
-		"keysource=":       text(func(m *mountFlags) *string { return &m.url }),
-		"key=":             text(func(m *mountFlags) *string { return &m.plan.Key }),
-		"master-key-file=": text(func(m *mountFlags) *string { return &m.masterKeyFile }),
-		"passphrase-from=": text(func(m *mountFlags) *string { return &m.passphraseFrom }),
-		"log-file=":        text(func(m *mountFlags) *string { return &m.plan.LogFile }),
+		"allow-other":        set(func(m *mountFlags) *bool { return &m.plan.AllowOther }, true),
+		"shared":             set(func(m *mountFlags) *bool { return &m.plan.Shared }, true),
+		"init":               set(func(m *mountFlags) *bool { return &m.plan.Init }, true),
+		"debug":              set(func(m *mountFlags) *bool { return &m.plan.Debug }, true),
+		"keystore=":          keyStore,
+		"key-store=":         keyStore,
+		"keysource=":         text(func(m *mountFlags) *string { return &m.url }),
+		"key=":               text(func(m *mountFlags) *string { return &m.plan.Key }),
+		"master-key-file=":   text(func(m *mountFlags) *string { return &m.masterKeyFile }),
+		"passphrase-from=":   text(func(m *mountFlags) *string { return &m.passphraseFrom }),
+		"log-file=":          text(func(m *mountFlags) *string { return &m.plan.LogFile }),
+		"key-cache-max-age=": duration("key-cache-max-age", func(m *mountFlags) pflag.Value { return (*timeValue)(&m.plan.Keys.MaxAge) }),
+		"key-cache-idle=":    duration("key-cache-idle", func(m *mountFlags) pflag.Value { return (*timeValue)(&m.plan.Keys.Idle) }),
+		"key-cache-grace=":   duration("key-cache-grace", func(m *mountFlags) pflag.Value { return (*graceValue)(&m.plan.Keys.Grace) }),
+		"key-timeout=":       duration("key-timeout", func(m *mountFlags) pflag.Value { return (*timeValue)(&m.plan.Keys.Timeout) }),
 		"chunk-size=": func(m *mountFlags, value string) (err error) {
 			if m.plan.ChunkSize, err = strconv.Atoi(value); err != nil {
 				return faultf(errUsage, "mount option chunk-size: %q is not a number", value)

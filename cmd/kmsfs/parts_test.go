@@ -12,12 +12,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/vault"
 	"kmsfs/keysource"
+	"kmsfs/keysource/kms/audit"
 	"kmsfs/keysource/local"
 	"kmsfs/keysource/passphrase"
 )
@@ -52,7 +54,8 @@ func TestExitTable(t *testing.T) {
 		{syscall.EACCES, 21, 1}, {iofs.ErrPermission, 21, 1},
 		{syscall.EIO, 22, 32}, {syscall.ENOSPC, 22, 32}, {syscall.ENOENT, 22, 32},
 		{errNotMounted, 23, 32},
-		{errBusy, 24, 32}, {syscall.EBUSY, 24, 32},
+		{errBusy, 24, 32}, {syscall.EBUSY, 24, 32}, {syscall.EADDRINUSE, 24, 32}, {audit.ErrInUse, 24, 32},
+		{&audit.LineError{Line: 1}, 26, 32},
 		{keysource.ErrAlreadyExists, 25, 32},
 		{context.Canceled, 130, 8},
 	} {
@@ -93,6 +96,11 @@ func TestParseOptions(t *testing.T) {
 		{"chunk_size=16384,log_file=/l,debug", func(m *mountFlags) {
 			m.plan.ChunkSize, m.plan.LogFile, m.plan.Debug = 16384, "/l", true
 		}, ""},
+		{"key_cache_max_age=1m,key_cache_idle=10s,key-cache-grace=0,key_timeout=1500ms", func(m *mountFlags) {
+			m.plan.Keys = keyPlan{MaxAge: time.Minute, Idle: 10 * time.Second, Grace: -1, Timeout: 1500 * time.Millisecond}
+		}, ""},
+		{"key_cache_max_age=0", nil, "longer than 0"},
+		{"key_cache_grace=-1s", nil, "not a time"},
 		{"user=joe,uhelper=x,comment=y", nil, ""},
 		{"bla", nil, "unknown"},
 		{"bla=1", nil, "unknown"},

@@ -26,6 +26,9 @@ type mountPlan struct {
 	Suid, Dev, NoExec            bool
 	Debug                        bool
 	LogFile                      string
+
+	// Keys says how long data keys are kept and waited for.
+	Keys keyPlan
 }
 
 // mountFlags are the flags of mount, and what -o options set.
@@ -49,6 +52,7 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 	m.secretFlags.add(f)
 	f.StringVar(&m.plan.Key, "key", "", "with --init: `CMK` of a new vault, an alias, ARN or id (default alias/aws/kmsfs)")
 	f.IntVar(&m.plan.ChunkSize, "chunk-size", 0, "with --init: `BYTES` of a chunk in a new vault: 4096 (default), 16384, 65536")
+	m.plan.Keys.add(f)
 	f.StringArrayVarP(&m.options, "option", "o", nil, "mount `OPTIONS` as in fstab(5), separated by commas")
 	f.StringVar(&m.plan.LogFile, "log-file", "", "append the log to `FILE`")
 	f.BoolVar(&m.plan.Debug, "debug", false, "log every operation, without plaintext names and keys")

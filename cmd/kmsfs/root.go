@@ -29,7 +29,7 @@ data key of its own, wrapped by a CMK that stays in its key store.`,
 		return hintf(faultf(errUsage, "%v", err), "%s --help", cmd.CommandPath())
 	})
 	root.AddCommand(a.initCommand(), a.mountCommand(), a.umountCommand(), a.statusCommand(), a.infoCommand(),
-		a.keyCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic())
+		a.doctorCommand(), a.keyCommand(), a.kmsCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {

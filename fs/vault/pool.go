@@ -2,27 +2,31 @@ package vault
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"sync"
-	"syscall"
 	"time"
 
 	"kmsfs/envelope"
-	"kmsfs/fs/backing"
-	"kmsfs/keysource"
 )
 
-// tableSlots is how many records a table of the smallest slots takes, its header included: 1 MiB.
-const tableSlots = 2048
-
-// Batches of keys: the first, and the largest that demand makes them grow to.
+// The stock of keys: the first, and the largest that demand makes it grow to.
 const (
 	poolFirst = 32
-	poolMost  = 1024
+	poolMost  = 512
+)
+
+// How many calls of the keysource are under way at once where it takes its time, and how long one takes that does.
+const (
+	poolCalls = 64
+	slowCall  = 500 * time.Microsecond
+)
+
+// Records are made durable together. How long the writer waits for more of them: while somebody waits for a key, and while
+// nobody does; and how many are enough.
+const (
+	gatherBriefly = 500 * time.Microsecond
+	gatherCalmly  = 20 * time.Millisecond
+	gatherEnough  = 256
 )
 
 // bound is a data key whose record is durable in the sidecar, ready to encrypt a file.
@@ -32,68 +36,95 @@ type bound struct {
 	key *envelope.FileKey
 }
 
-// pool makes data keys ahead of need: it asks the keysource for them, writes their records, makes those durable with
-// one fdatasync a batch, and only then hands them out, so that creating a file costs neither a call nor a sync.
+// made is a data key whose record is not durable yet.
+type made struct {
+	bound
+	record *envelope.Record
+}
+
+// pool makes data keys ahead of need. Workers ask the keysource for them, several at once where it is slow; the writer
+// makes the records of those that have come durable with one fdatasync and only then hands them out, so that creating a file
+// costs neither a call nor a sync. A worker that hangs holds up its own key alone.
 type pool struct {
 	v *Vault
 
-	mu      sync.Mutex
-	ready   []bound
-	batch   int           // size of the next batch
-	filling chan struct{} // closed when the batch under way is done; nil when none is
-	err     error         // of the last batch
-	last    time.Time     // when the last batch was asked for
-	closed  bool
-	tableID uint64 // of the table being written
+	mu       sync.Mutex // guards what follows; never held across a call, a write or a sync
+	ready    []bound
+	made     []made
+	stock    int           // how many to have at hand and under way
+	todo     int           // keys that no worker has begun
+	calls    int           // keys that a worker is making, one each
+	slow     bool          // calls take longer than slowCall
+	writing  bool          // the writer runs
+	waiters  int           // in take
+	changed  chan struct{} // closed and made anew when a key is ready or making has ended
+	err      error         // of the last key that failed, nil after one that did not
+	last     time.Time     // when keys were last ordered
+	closed   bool
+	tableID  uint64 // of the table being written
+	hurry    chan struct{}
+	stopping chan struct{}
+	wg       sync.WaitGroup // workers and writer
 
-	// The writer's own: only the one filling goroutine uses them.
-	table *tableWriter
+	table *tableWriter // the writer's own
 }
 
-// tableWriter appends records to the table that this mount has begun.
-type tableWriter struct {
-	id       uint64
-	f        backing.File
-	slotSize int
-	next     uint32
+// start makes the pool ready for use.
+func (p *pool) start(v *Vault) {
+	p.v, p.stock = v, poolFirst
+	p.changed, p.hurry, p.stopping = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
 }
 
 // take returns a key. It waits for the keysource only where none is ready.
 func (p *pool) take(ctx context.Context) (bound, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ordered := false
 	for {
-		p.mu.Lock()
 		if p.closed {
-			p.mu.Unlock()
 			return bound{}, fmt.Errorf("%w: the vault is closed", ErrNoKey)
 		}
 		if n := len(p.ready); n > 0 {
-			b := p.ready[n-1]
-			p.ready[n-1] = bound{}
-			p.ready = p.ready[:n-1]
-			if n-1 <= p.batch/2 && p.filling == nil {
-				p.fill()
+			b := p.ready[0] // in the order of their records, so that files made together have neighbours
+			p.ready[0] = bound{}
+			p.ready = p.ready[1:]
+			if n-1+p.coming() <= p.stock/2 && p.err == nil {
+				p.order()
 			}
-			p.mu.Unlock()
 			return b, nil
 		}
-		if p.filling == nil {
-			p.fill()
+		if p.coming() == 0 {
+			if ordered && p.err != nil {
+				return bound{}, fmt.Errorf("%w: %w", ErrNoKey, p.err)
+			}
+			p.order()
 		}
-		wait := p.filling
+		ordered = true
+		wait := p.changed
+		p.waiters++
 		p.mu.Unlock()
+		p.hurryUp()
+		var err error
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return bound{}, fmt.Errorf("%w: %w", ErrNoKey, ctx.Err())
+			err = fmt.Errorf("%w: %w", ErrNoKey, ctx.Err())
 		}
 		p.mu.Lock()
-		err := p.err
-		empty := len(p.ready) == 0
-		p.mu.Unlock()
-		if err != nil && empty {
-			return bound{}, fmt.Errorf("%w: %w", ErrNoKey, err)
+		p.waiters--
+		if err != nil {
+			return bound{}, err
 		}
 	}
+}
+
+// coming is how many keys are on their way. p.mu is held.
+func (p *pool) coming() int {
+	n := p.todo + p.calls + len(p.made)
+	if p.writing {
+		n++
+	}
+	return n
 }
 
 // put gives back a key that encrypted nothing.
@@ -102,341 +133,180 @@ func (p *pool) put(b bound) {
 	defer p.mu.Unlock()
 	if !p.closed {
 		p.ready = append(p.ready, b)
+		p.announce()
 		return
 	}
 	p.v.keeper.erase(b.loc)
 }
 
-// fill starts a batch; p.mu is held.
-func (p *pool) fill() {
+// order has keys made to fill the stock, which grows with demand; a single one after a failure, to see whether all is well
+// again. p.mu is held.
+func (p *pool) order() {
 	now := p.v.now()
 	if now.Sub(p.last) < time.Second {
-		p.batch = min(2*p.batch, poolMost)
+		p.stock = min(2*p.stock, poolMost)
 	} else if now.Sub(p.last) > time.Minute {
-		p.batch = max(p.batch/2, poolFirst)
+		p.stock = max(p.stock/2, poolFirst)
 	}
 	p.last = now
-	n := p.batch
-	done := make(chan struct{})
-	p.filling = done
-	p.v.wg.Add(1)
-	go func() {
-		defer p.v.wg.Done()
+	p.todo += max(p.stock-len(p.ready)-p.coming(), 1)
+	if p.err != nil {
+		p.todo = 1
+	}
+	p.work()
+}
+
+// work starts workers for what is to be done: one, or many where the keysource is slow. p.mu is held.
+func (p *pool) work() {
+	most := 1
+	if p.slow {
+		most = poolCalls
+	}
+	for p.todo > 0 && p.calls < most && !p.closed {
+		p.todo--
+		p.calls++
+		p.wg.Go(p.worker)
+	}
+}
+
+// worker makes keys while there are some to make.
+func (p *pool) worker() {
+	for more := true; more; {
+		began := time.Now()
 		ctx, cancel := context.WithTimeout(p.v.ctx, p.v.deadline)
-		defer cancel()
-		made, err := p.make(ctx, n)
-		if err != nil {
-			p.v.log.Error("no new data keys", "err", err)
+		m, err := p.v.newKey(ctx)
+		cancel()
+		more = p.deliver(m, err, time.Since(began) > slowCall)
+	}
+}
+
+// deliver takes in what a worker has made, and says whether it is to make another. Where a key failed, no more are begun:
+// those that wait are told when the last one under way has ended.
+func (p *pool) deliver(m made, err error, slow bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
+	if err != nil {
+		p.todo = 0
+		if len(p.ready) > 0 && p.v.ctx.Err() == nil { // else who waits for a key reports it
+			p.v.log.Warn("no new data keys", "err", err)
 		}
+	} else {
+		p.slow = slow
+		p.made = append(p.made, m)
+		if !p.writing {
+			p.writing = true
+			p.wg.Go(p.writer)
+		}
+	}
+	if p.todo > 0 && !p.closed {
+		p.todo--
+		p.work()
+		return true
+	}
+	p.calls--
+	if p.calls == 0 || len(p.made) >= gatherEnough {
+		p.hurryUp()
+	}
+	if p.coming() == 0 {
+		p.announce()
+	}
+	return false
+}
+
+// hurryUp has the writer write what there is.
+func (p *pool) hurryUp() {
+	select {
+	case p.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// announce wakes who waits in take. p.mu is held.
+func (p *pool) announce() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// writer makes records durable until there are none.
+func (p *pool) writer() {
+	for {
+		p.gather()
 		p.mu.Lock()
-		p.ready = append(p.ready, made...)
-		p.err = err
-		p.filling = nil
+		batch := p.made
+		p.made = nil
+		if len(batch) == 0 {
+			p.writing = false
+			if p.coming() == 0 {
+				p.announce()
+			}
+			p.mu.Unlock()
+			return
+		}
 		p.mu.Unlock()
-		close(done)
-	}()
-}
-
-// make generates up to n keys and makes their records durable.
-func (p *pool) make(ctx context.Context, n int) ([]bound, error) {
-	v := p.v
-	made := make([]bound, 0, n)
-	records := make([]*envelope.Record, 0, n)
-	var failed error
-	for range n {
-		var id envelope.FileID
-		rand.Read(id[:])
-		dk, err := v.ks.GenerateDataKey(ctx, keysource.GenerateDataKeyInput{
-			KeyID:             keysource.KeyRef(v.cfg.Key),
-			EncryptionContext: envelope.FileContext(v.cfg.Volume, id),
-			NumberOfBytes:     envelope.KeySize,
-		})
+		err := p.write(batch)
+		p.mu.Lock()
+		for _, m := range batch {
+			if err != nil {
+				m.key.Wipe()
+			} else {
+				p.ready = append(p.ready, m.bound)
+			}
+		}
 		if err != nil {
-			failed = err
-			break
+			p.err = fmt.Errorf("write key records: %w", err)
+			p.todo = 0
 		}
-		fk, err := envelope.NewFileKey(dk.Plaintext.Bytes(), id, v.geo)
-		dk.Plaintext.Wipe()
-		if err != nil {
-			failed = err
-			break
-		}
-		made = append(made, bound{id: id, key: fk})
-		records = append(records, envelope.NewRecord(fk, id, v.now().UnixNano(), []envelope.Wrapping{{
-			ContextVersion: 1, KeyARN: dk.KeyID, KeyMaterialID: dk.KeyMaterialID, Blob: dk.CiphertextBlob,
-		}}))
-	}
-	if len(made) == 0 {
-		return nil, failed
-	}
-	if err := p.write(made, records); err != nil {
-		for _, b := range made {
-			b.key.Wipe()
-		}
-		return nil, fmt.Errorf("write key records: %w", err)
-	}
-	return made, nil // what was made serves, even where the keysource failed later
-}
-
-// write appends records to the tables, durably, and fills in the locators.
-func (p *pool) write(made []bound, records []*envelope.Record) error {
-	need := 0
-	for _, r := range records {
-		need = max(need, r.MarshaledSize())
-	}
-	slotSize, err := envelope.SlotSizeFor(need)
-	if err != nil {
-		return err
-	}
-	for len(records) > 0 {
-		if p.table == nil || p.table.slotSize < slotSize || int(p.table.next)*p.table.slotSize >= tableSlots*512 {
-			if err := p.begin(slotSize); err != nil {
-				return err
-			}
-		}
-		t := p.table
-		n := min(len(records), tableSlots*512/t.slotSize-int(t.next))
-		buf := make([]byte, n*t.slotSize)
-		for i := range n {
-			if err := records[i].Marshal(buf[i*t.slotSize : (i+1)*t.slotSize]); err != nil {
-				return err
-			}
-			made[i].loc = envelope.Locator{Table: t.id, Slot: t.next + uint32(i)}
-		}
-		off := int64(t.next) * int64(t.slotSize)
-		if _, err := t.f.WriteAt(buf, off); err != nil {
-			if t.f.Truncate(off) != nil { // a full disk: what got there was never handed out
-				p.abandon()
-			}
-			return err
-		}
-		if err := t.f.DataSync(); err != nil {
-			p.abandon() // what an fsync has failed for is not to be trusted: go on in a new table
-			return err
-		}
-		t.next += uint32(n)
-		made, records = made[n:], records[n:]
-	}
-	return nil
-}
-
-// abandon ends the table being written. One that holds nothing goes.
-func (p *pool) abandon() {
-	t := p.table
-	if t == nil {
-		return
-	}
-	p.table = nil
-	t.f.Close()
-	p.mu.Lock()
-	p.tableID = 0
-	p.mu.Unlock()
-	if t.next == 1 {
-		p.v.keysDir.Unlink(envelope.TableName(t.id)) // harmless where it stays
+		p.announce()
+		p.mu.Unlock()
 	}
 }
 
-// begin makes a new table, durable with its name before the first record goes into it.
-func (p *pool) begin(slotSize int) error {
-	p.abandon()
-	var id uint64
-	for id == 0 {
-		var b [8]byte
-		rand.Read(b[:])
-		id = binary.LittleEndian.Uint64(b[:])
-	}
-	f, err := p.v.keysDir.Open(envelope.TableName(id), syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	h := envelope.TableHeader{SlotSize: uint32(slotSize), ID: id, Volume: p.v.cfg.Volume, Created: p.v.now().UnixNano()}
-	b := make([]byte, slotSize)
-	if err = h.Marshal(b); err == nil {
-		_, err = f.WriteAt(b, 0)
-	}
-	if err == nil {
-		if err = f.Sync(); err == nil {
-			err = p.v.keysDir.Sync()
+// gather waits for more records to make durable at once: not for long while somebody waits, and not at all where no more
+// are coming or enough are there.
+func (p *pool) gather() {
+	for deadline := time.Now().Add(gatherCalmly); ; {
+		p.mu.Lock()
+		wait := time.Until(deadline)
+		if p.waiters > 0 {
+			wait = min(wait, gatherBriefly)
+			deadline = time.Now().Add(wait)
+		}
+		enough := p.todo+p.calls == 0 || len(p.made) >= gatherEnough || p.closed
+		p.mu.Unlock()
+		if enough || wait <= 0 {
+			return
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+			return
+		case <-p.hurry:
+			t.Stop()
+		case <-p.stopping:
+			t.Stop()
+			return
 		}
 	}
-	if err != nil {
-		f.Close()
-		p.v.keysDir.Unlink(envelope.TableName(id)) // may stay behind empty: harmless
-		return err
-	}
-	p.table = &tableWriter{id: id, f: f, slotSize: slotSize, next: 1}
-	p.mu.Lock()
-	p.tableID = id
-	p.mu.Unlock()
-	return nil
 }
 
-// close stops the pool and erases the keys that were never used.
+// close stops the pool and erases the keys that were never used. The vault's context has ended, and with it the calls under
+// way.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
-	wait := p.filling
+	p.todo = 0
+	close(p.stopping)
 	p.mu.Unlock()
-	if wait != nil {
-		<-wait
-	}
+	p.wg.Wait()
 	p.mu.Lock()
 	ready := p.ready
 	p.ready = nil
+	p.announce()
 	p.mu.Unlock()
 	for _, b := range ready {
 		b.key.Wipe()
 		p.v.keeper.erase(b.loc)
 	}
 	p.abandon()
-}
-
-// tables reads records.
-type tables struct {
-	v    *Vault
-	mu   sync.Mutex
-	open map[uint64]*table
-}
-
-type table struct {
-	f        backing.File
-	slotSize int64
-	users    int
-}
-
-const tablesOpen = 64
-
-// get returns table id with its file open; release gives it back.
-func (t *tables) get(id uint64) (*table, error) {
-	t.mu.Lock()
-	if tb := t.open[id]; tb != nil {
-		tb.users++
-		t.mu.Unlock()
-		return tb, nil
-	}
-	t.mu.Unlock()
-	f, err := t.v.keysDir.Open(envelope.TableName(id), syscall.O_RDONLY, 0)
-	if err != nil {
-		if errors.Is(err, syscall.ENOENT) {
-			return nil, fmt.Errorf("%w: key table %s is missing from .kmsfs/keys", ErrNoKey, envelope.TableName(id))
-		}
-		return nil, err
-	}
-	b := make([]byte, envelope.MaxSlotSize)
-	n, err := f.ReadAt(b, 0)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	h, err := envelope.ParseTableHeader(b[:n])
-	if err == nil && (h.ID != id || h.Volume != t.v.cfg.Volume) {
-		err = fmt.Errorf("%w: it is another vault's table or another table's copy", envelope.ErrCorrupt)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%w: key table %s: %w", ErrNoKey, envelope.TableName(id), err)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if tb := t.open[id]; tb != nil {
-		f.Close()
-		tb.users++
-		return tb, nil
-	}
-	if len(t.open) >= tablesOpen {
-		for k, o := range t.open {
-			if o.users == 0 {
-				o.f.Close()
-				delete(t.open, k)
-				break
-			}
-		}
-	}
-	tb := &table{f: f, slotSize: int64(h.SlotSize), users: 1}
-	t.open[id] = tb
-	return tb, nil
-}
-
-func (t *tables) release(tb *table) {
-	t.mu.Lock()
-	tb.users--
-	t.mu.Unlock()
-}
-
-// forget closes table id where it is open and unused, before it is deleted.
-func (t *tables) forget(id uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if tb := t.open[id]; tb != nil && tb.users == 0 {
-		tb.f.Close()
-		delete(t.open, id)
-	}
-}
-
-func (t *tables) close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for id, tb := range t.open {
-		tb.f.Close()
-		delete(t.open, id)
-	}
-}
-
-// record reads the record at loc, which must be that of file id.
-func (t *tables) record(loc envelope.Locator, id envelope.FileID) (*envelope.Record, error) {
-	tb, err := t.get(loc.Table)
-	if err != nil {
-		return nil, err
-	}
-	defer t.release(tb)
-	b := make([]byte, tb.slotSize)
-	n, err := tb.f.ReadAt(b, int64(loc.Slot)*tb.slotSize)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	if loc.Slot == 0 || n < len(b) {
-		return nil, fmt.Errorf("%w: key table %s ends before slot %d", ErrNoKey, envelope.TableName(loc.Table), loc.Slot)
-	}
-	r, err := envelope.ParseRecord(b)
-	if err == nil && r.ID != id {
-		err = fmt.Errorf("%w: the record is another file's", envelope.ErrCorrupt)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: key table %s slot %d: %w", ErrNoKey, envelope.TableName(loc.Table), loc.Slot, err)
-	}
-	return r, nil
-}
-
-// fileKey unwraps the data key of file id, whose record is at loc.
-func (t *tables) fileKey(ctx context.Context, loc envelope.Locator, id envelope.FileID) (*envelope.FileKey, error) {
-	r, err := t.record(loc, id)
-	if err != nil {
-		return nil, err
-	}
-	var errs []error
-	for _, w := range r.Wrappings {
-		if w.Kind != 0 {
-			errs = append(errs, fmt.Errorf("%w: wrapping kind %d", envelope.ErrUnsupported, w.Kind))
-			continue
-		}
-		dk, err := t.v.ks.Decrypt(ctx, keysource.DecryptInput{
-			CiphertextBlob:    w.Blob,
-			EncryptionContext: envelope.FileContext(t.v.cfg.Volume, id),
-			KeyID:             keysource.KeyRef(w.KeyARN),
-		})
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		fk, err := envelope.NewFileKey(dk.Plaintext.Bytes(), id, t.v.geo)
-		dk.Plaintext.Wipe()
-		if err == nil {
-			err = r.Verify(fk)
-		}
-		if err == nil {
-			return fk, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, fmt.Errorf("%w: %w", ErrNoKey, errors.Join(errs...))
 }

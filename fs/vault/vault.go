@@ -85,6 +85,9 @@ type Options struct {
 	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each. While many files are being written there
 	// may be 32 times as many.
 	OpenFiles, OpenDirs int
+	// KeysAhead is how many data keys may be decrypted ahead of need where a pattern shows; 0: none. It pays only where
+	// the keysource keeps what it has decrypted.
+	KeysAhead int
 }
 
 // Vault is an open vault.
@@ -121,6 +124,7 @@ type Vault struct {
 	files    fileCache
 	tables   tables
 	pool     pool
+	ahead    readAhead
 	spares   spares
 	keeper   keeper
 	reaper   reaper
@@ -144,6 +148,9 @@ type CreateConfig struct {
 	Keysource string // URL, noted for the next Open
 	Key       string // alias, id or ARN of the CMK
 	ChunkSize int    // bytes: 4096 (also when 0), 16384 or 65536
+	// AlsoWrap are further CMKs of the keysource, at most 7. Each wraps the volume key and every data key too, so that any
+	// one of them opens the vault.
+	AlsoWrap []string
 }
 
 // Create makes a vault in an empty directory. The config comes last: what is not finished is no vault.
@@ -175,9 +182,9 @@ func Create(ctx context.Context, top backing.Dir, ks keysource.Keysource, c Crea
 		return err
 	}
 	defer vk.Wipe()
-	cfg.Wrappings = []envelope.Wrapping{{
-		ContextVersion: envelope.ContextVersion, KeyARN: dk.KeyID, KeyMaterialID: dk.KeyMaterialID, Blob: dk.CiphertextBlob,
-	}}
+	if cfg.Wrappings, err = wrapAll(ctx, ks, dk, envelope.VolumeContext(cfg.Volume), c.AlsoWrap); err != nil {
+		return err
+	}
 	b, err := cfg.Marshal(vk)
 	if err != nil {
 		return err
@@ -334,7 +341,8 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	v.root.dir = &dirState{id: v.keys.RootDir(), h: h, users: 1} // in use for ever
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.tables = tables{v: v, open: map[uint64]*table{}}
-	v.pool = pool{v: v, batch: poolFirst}
+	v.pool.start(v)
+	v.ahead = readAhead{v: v, most: o.KeysAhead, tables: map[uint64]*aheadTable{}}
 	v.spares = spares{v: v}
 	v.reaper.start(v)
 	v.keeper.start(v)

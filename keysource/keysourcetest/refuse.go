@@ -9,10 +9,10 @@ import (
 )
 
 // refusals are the kinds that a blob may be refused with whose bytes were changed: a change in the part that names
-// the CMK may look like the blob of another.
+// the CMK may look like the blob of another, and one in its version like one of another version.
 func refusals() []error {
 	return []error{keysource.ErrInvalidCiphertext, keysource.ErrNotFound, keysource.ErrDenied,
-		keysource.ErrIncorrectKey, keysource.ErrInvalidArgument}
+		keysource.ErrIncorrectKey, keysource.ErrInvalidArgument, keysource.ErrUnsupported}
 }
 
 func testContext(t *testing.T, target Target) {

@@ -120,6 +120,28 @@ func TestContractCacheOverRetry(t *testing.T) {
 	})
 }
 
+// branched puts branch keys over a target.
+func branched(t *testing.T, target keysourcetest.Target, limits keysource.BranchLimits) keysourcetest.Target {
+	b, err := keysource.NewBranch(keysource.NewCache(target.Keysource, keysource.CacheConfig{}), limits, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.Keysource, target.Settle = b, b.Purge
+	return target
+}
+
+func TestContractBranch(t *testing.T) {
+	keysourcetest.Run(t, func(t *testing.T) keysourcetest.Target {
+		return branched(t, contractTarget(t, Config{}), keysource.DefaultBranchLimits())
+	})
+}
+
+func TestContractTinyBranch(t *testing.T) {
+	keysourcetest.Run(t, func(t *testing.T) keysourcetest.Target {
+		return branched(t, contractTarget(t, Config{}), keysource.BranchLimits{MaxAge: time.Second, MaxCount: 1})
+	})
+}
+
 func BenchmarkGenerateDataKey(b *testing.B) {
 	s := create(b, Config{})
 	in := keysource.GenerateDataKeyInput{KeyID: DefaultAlias, EncryptionContext: benchContext()}

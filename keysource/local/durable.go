@@ -26,12 +26,21 @@ const (
 // file that it replaces. On an error the old file stands, but for ErrNotDurable: then the new one does, for now. Its
 // directory is ours and two writers of one name exclude each other with a lock.
 func writeDurable(fsys fileSystem, path string, data []byte, how replacing) error {
+	owner := ""
+	if how == replaceOld {
+		owner = path
+	}
+	return writeDurableFor(fsys, path, owner, data, how)
+}
+
+// writeDurableFor is writeDurable with the owner of the file named owner; empty is who calls.
+func writeDurableFor(fsys fileSystem, path, owner string, data []byte, how replacing) error {
 	aside := path + newSuffix
 	// What a crash left behind.
 	if err := fsys.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := writeAside(fsys, path, aside, data, how); err != nil {
+	if err := writeAside(fsys, owner, aside, data); err != nil {
 		_ = fsys.Remove(aside)
 		return err
 	}
@@ -50,7 +59,7 @@ func writeDurable(fsys fileSystem, path string, data []byte, how replacing) erro
 }
 
 // writeAside writes data to the new file aside, durably, and reads it back.
-func writeAside(fsys fileSystem, path, aside string, data []byte, how replacing) (err error) {
+func writeAside(fsys fileSystem, owner, aside string, data []byte) (err error) {
 	f, err := fsys.Create(aside)
 	if err != nil {
 		return err
@@ -61,8 +70,8 @@ func writeAside(fsys fileSystem, path, aside string, data []byte, how replacing)
 			_ = f.Close()
 		}
 	}()
-	if how == replaceOld {
-		if err := copyOwner(fsys, path, f); err != nil {
+	if owner != "" {
+		if err := copyOwner(fsys, owner, f); err != nil {
 			return err
 		}
 	}

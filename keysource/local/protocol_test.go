@@ -42,6 +42,14 @@ func TestProtocolDocument(t *testing.T) {
 		fmt.Sprintf("AAD = bytes 0..%d || %d..%d || %d..%d", offVersion-1, offStoreID, offGeneration-1, offMaster, offWrapped-1),
 		fmt.Sprintf("at most %d MiB", maxBodySize>>20),
 		fmt.Sprintf("KiB times\npasses at most %d", maxArgon2Work),
+		fmt.Sprintf("| 0 | %d | `%s`", len(documentMagic), documentMagic), contextDocument,
+		fmt.Sprintf("| %d | 2 | version, %d", offDocVersion, documentVersion),
+		fmt.Sprintf("| %d | 2 | features", offDocFeatures),
+		fmt.Sprintf("| %d | 16 | store id", offDocStoreID),
+		fmt.Sprintf("| %d | 8 | generation", offDocGeneration),
+		fmt.Sprintf("| %d | %d | salt, random, new", offDocSalt, saltSize),
+		fmt.Sprintf("| %d | | sealed content, to the end of the file, at most %d MiB and %d bytes", documentHeader, MaxDocumentSize>>20, tagSize),
+		fmt.Sprintf("AAD = bytes 0..%d || file name", documentHeader-1),
 		fmt.Sprintf("the canonical form has at most %d bytes", keysource.MaxContextSize),
 	} {
 		if !strings.Contains(text, want) {

@@ -23,6 +23,9 @@ type Options struct {
 	Shared, ReadOnly, AllowOther bool
 	// Flags are more flags for kmsfs mount; other file systems do not get them.
 	Flags []string
+	// Keysource is a URL to use in place of a new key store, and Env more of the daemon's environment.
+	Keysource string
+	Env       []string
 }
 
 // Mount is a mounted file system and its daemon.
@@ -103,7 +106,12 @@ func fsName() string {
 func (m *Mount) args() []string {
 	var a []string
 	if IsKMSFS() {
-		a = []string{"mount", "--init", "--foreground", "--key-store", m.keys}
+		a = []string{"mount", "--init", "--foreground"}
+		if m.o.Keysource != "" {
+			a = append(a, "--keysource", m.o.Keysource)
+		} else {
+			a = append(a, "--key-store", m.keys)
+		}
 		if m.o.Shared {
 			a = append(a, "--shared")
 		}
@@ -124,7 +132,7 @@ func (m *Mount) args() []string {
 func (m *Mount) Start() error {
 	m.daemon = exec.Command(m.program, m.args()...)
 	m.daemon.Stdout, m.daemon.Stderr = m.log, m.log
-	m.daemon.Env = append(os.Environ(), "HOME="+m.keys, "GORACE=halt_on_error=0")
+	m.daemon.Env = append(append(os.Environ(), "HOME="+m.keys, "GORACE=halt_on_error=0"), m.o.Env...)
 	if m.o.UID != uint32(os.Geteuid()) {
 		m.daemon.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: m.o.UID, Gid: m.o.UID}}
 	}
@@ -201,6 +209,9 @@ func (m *Mount) Kill() error {
 	m.daemon = nil
 	return errors.Join(err, unix.Unmount(m.Dir, unix.MNT_DETACH))
 }
+
+// Log is what the daemon has logged, the end of it.
+func (m *Mount) Log() string { return m.log.String() }
 
 // PID is the daemon's process id.
 func (m *Mount) PID() int { return m.daemon.Process.Pid }

@@ -1,0 +1,66 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+
+	"kmsfs/envelope"
+	"kmsfs/keysource"
+)
+
+// newKey has the keysource make a data key and returns it with its record, which stands nowhere yet. The record has the
+// wrapping of the CMK that the config names, and one of each further CMK that has wrapped the volume key: any one of them
+// opens the file. The plaintext does not leave this process for it.
+func (v *Vault) newKey(ctx context.Context) (made, error) {
+	var id envelope.FileID
+	rand.Read(id[:])
+	kc := envelope.FileContext(v.cfg.Volume, id)
+	dk, err := v.ks.GenerateDataKey(ctx, keysource.GenerateDataKeyInput{
+		KeyID: keysource.KeyRef(v.cfg.Key), EncryptionContext: kc, NumberOfBytes: envelope.KeySize,
+	})
+	if err != nil {
+		return made{}, err
+	}
+	defer dk.Plaintext.Wipe()
+	var more []string
+	for _, w := range v.cfg.Wrappings[1:] {
+		if w.KeyARN != dk.KeyID { // an alias may have moved to it
+			more = append(more, w.KeyARN)
+		}
+	}
+	wrappings, err := wrapAll(ctx, v.ks, dk, kc, more)
+	if err != nil {
+		return made{}, err
+	}
+	fk, err := envelope.NewFileKey(dk.Plaintext.Bytes(), id, v.geo)
+	if err != nil {
+		return made{}, err
+	}
+	return made{bound{id: id, key: fk}, envelope.NewRecord(fk, id, v.now().UnixNano(), wrappings)}, nil
+}
+
+// wrapAll returns the wrapping that dk came with, and one by each of the further CMKs. The keysource moves the key from the
+// first to the others: the plaintext is not sent.
+func wrapAll(ctx context.Context, ks keysource.Keysource, dk keysource.DataKey, kc keysource.Context, more []string) ([]envelope.Wrapping, error) {
+	wrappings := []envelope.Wrapping{{
+		ContextVersion: envelope.ContextVersion, KeyARN: dk.KeyID, KeyMaterialID: dk.KeyMaterialID, Blob: dk.CiphertextBlob,
+	}}
+	for _, key := range more {
+		r, err := ks.ReEncrypt(ctx, keysource.ReEncryptInput{
+			CiphertextBlob: dk.CiphertextBlob, SourceEncryptionContext: kc, SourceKeyID: keysource.KeyRef(dk.KeyID),
+			DestinationKeyID: keysource.KeyRef(key), DestinationEncryptionContext: kc,
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range wrappings {
+			if w.KeyARN == r.KeyID {
+				return nil, keysource.NewError("ReEncrypt", key, keysource.CodeValidation, "the CMK "+r.KeyID+" is named twice")
+			}
+		}
+		wrappings = append(wrappings, envelope.Wrapping{
+			ContextVersion: envelope.ContextVersion, KeyARN: r.KeyID, KeyMaterialID: r.KeyMaterialID, Blob: r.CiphertextBlob,
+		})
+	}
+	return wrappings, nil
+}

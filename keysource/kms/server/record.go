@@ -1,0 +1,91 @@
+package server
+
+import (
+	"crypto/tls"
+	"strings"
+
+	"kmsfs/keysource/kms"
+	"kmsfs/keysource/kms/audit"
+)
+
+// recordRoom is how many bytes a line of the audit log may have beside what a request brings.
+const recordRoom = 8 << 10
+
+// maxUserAgent is how many bytes of a client's name for itself are recorded.
+const maxUserAgent = 512
+
+// record is the audit record of a call that ended with err.
+func (c *call) record(op kms.Operation, err error) *audit.Record {
+	a := &c.call.Audit
+	r := &audit.Record{
+		UserIdentity:      userIdentity(&c.call.Caller),
+		EventTime:         audit.Time(c.s.cfg.Clock.Now()),
+		EventName:         op.Name,
+		AWSRegion:         c.s.cfg.Region,
+		SourceIPAddress:   "unix socket",
+		RequestParameters: a.RequestParameters,
+		ResponseElements:  a.ResponseElements,
+		RequestID:         c.call.RequestID,
+		EventID:           c.call.EventID,
+		ReadOnly:          op.ReadOnly,
+		TLSDetails:        tlsDetails(c.r.TLS, c.r.Host),
+		UserAgent:         c.r.UserAgent(),
+	}
+	r.RecipientAccountID = c.s.cfg.Account
+	if c.call.SourceIP.IsValid() {
+		r.SourceIPAddress = c.call.SourceIP.String()
+	}
+	if len(r.UserAgent) > maxUserAgent {
+		r.UserAgent = strings.ToValidUTF8(r.UserAgent[:maxUserAgent], "")
+	}
+	if err != nil {
+		f := failureOf(err)
+		r.ErrorCode, r.ErrorMessage = f.code, f.message
+	}
+	for _, at := range a.Resources {
+		kind := "AWS::KMS::Key"
+		if strings.Contains(at.ARN, ":alias/") {
+			kind = "AWS::KMS::Alias"
+		}
+		r.Resources = append(r.Resources, audit.Resource{AccountID: at.AccountID, Type: kind, ARN: at.ARN})
+	}
+	r.AdditionalEventData = additional(a)
+	return r
+}
+
+// additional has the key material ids, and the grant that allowed the call.
+func additional(a *kms.Audit) map[string]string {
+	var data map[string]string
+	for _, p := range []struct{ name, value string }{
+		{"keyMaterialId", a.KeyMaterialID}, {"sourceKeyMaterialId", a.SourceKeyMaterialID},
+		{"destinationKeyMaterialId", a.DestinationKeyMaterialID}, {"grantId", a.GrantID},
+	} {
+		if p.value == "" {
+			continue
+		}
+		if data == nil {
+			data = map[string]string{}
+		}
+		data[p.name] = p.value
+	}
+	return data
+}
+
+// userIdentity is the caller as CloudTrail writes one.
+func userIdentity(c *kms.Caller) *audit.UserIdentity {
+	u := &audit.UserIdentity{Type: "Role", PrincipalID: c.PrincipalID, ARN: c.ARN, AccountID: c.AccountID,
+		AccessKeyID: c.AccessKeyID, UserName: c.UserName}
+	if c.UserName != "" {
+		u.Type = "IAMUser"
+	}
+	return u
+}
+
+// tlsDetails says how a call came over TLS; nil where it did not.
+func tlsDetails(s *tls.ConnectionState, host string) *audit.TLSDetails {
+	if s == nil {
+		return nil
+	}
+	return &audit.TLSDetails{TLSVersion: strings.Replace(tls.VersionName(s.Version), "TLS 1", "TLSv1", 1),
+		CipherSuite: tls.CipherSuiteName(s.CipherSuite), HostHeader: host}
+}
