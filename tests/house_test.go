@@ -79,6 +79,7 @@ func files(t *testing.T, use func(path string)) {
 			return err
 		case e.IsDir() && e.Name() == ".git":
 			return filepath.SkipDir
+		case e.Name() == ".git": // a linked worktree has a file there, which is not of the repository
 		case e.Type().IsRegular():
 			rel, err := filepath.Rel("..", path)
 			use(rel)
