@@ -4,17 +4,12 @@ import (
 	"context"
 	"runtime"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"kmsfs/envelope"
 )
 
-const (
-	parallelFrom = 32                    // how many chunks a request must have before it is shared between cores
-	pieceChunks  = 16                    // what a core takes of it at a time
-	patience     = 30 * time.Microsecond // how long who is ready waits for the others before it sleeps
-)
+// parallelFrom is how many chunks a request must have before it is shared between cores.
+const parallelFrom = 32
 
 // Read reads plaintext of n from off into p, until p is full or the file ends, and returns how much it read.
 // On an error nothing of p is to be used.
@@ -46,32 +41,10 @@ func (f *file) readAt(p []byte, off int64) (int, error) {
 		clear(p[got:])
 		return len(p), nil
 	}
-	c := f.v.geo.ChunkSize()
-	first, last := uint64(off/c), uint64((off+int64(len(p))-1)/c)
-	var err error
-	if last-first < parallelFrom {
-		err = f.readGroups(p, off)
-	} else { // each piece for itself: what has been read is opened while it is in the cache of the core
-		err = inParallel(first, last+1, &reading{f: f, p: p, off: off})
-	}
-	if err != nil {
+	if err := f.readGroups(p, off); err != nil {
 		return 0, err
 	}
 	return len(p), nil
-}
-
-// reading is one large request.
-type reading struct {
-	f   *file
-	p   []byte
-	off int64
-}
-
-// run fills in what r.p has of the chunks [from, to).
-func (r *reading) run(from, to uint64, _ bool) error {
-	c := r.f.v.geo.ChunkSize()
-	lo, hi := max(int64(from)*c-r.off, 0), min(int64(to)*c-r.off, int64(len(r.p)))
-	return r.f.readGroups(r.p[lo:hi], r.off+lo)
 }
 
 // readGroups fills p with plaintext from off; all of it is before the end of file.
@@ -125,31 +98,48 @@ func (f *file) readGroups(p []byte, off int64) error {
 		}
 		groups = append(groups, g)
 	}
-	return f.openChunks(p, off, first, last, groups, (*buf)[:int(to-from)+envelope.TagSize], from, int64(got))
+	r := reading{f: f, p: p, off: off, raw: (*buf)[:int(to-from)+envelope.TagSize], from: from, got: int64(got), groups: groups, firstGroup: firstGroup}
+	return inParallel(first, last+1, &r)
 }
 
-// openChunks opens the chunks [first, last] into p, which is plaintext from off; raw, from from on, has got bytes and
-// room for a tag, and groups are their index blocks.
-func (f *file) openChunks(p []byte, off int64, first, last uint64, groups []*group, raw []byte, from, got int64) error {
-	s := f.v.scratch.get()
-	defer f.v.scratch.put(s)
+// reading is one request being opened; its chunks are independent.
+type reading struct {
+	f          *file
+	p          []byte
+	off        int64
+	raw        []byte
+	from, got  int64
+	groups     []*group
+	firstGroup uint64
+}
+
+// run opens the chunks [from, to).
+func (r *reading) run(from, to uint64, bounds bool) error {
+	s := r.f.v.scratch.get()
+	defer r.f.v.scratch.put(s)
 	var edge *[]byte
 	defer func() {
 		if edge != nil {
-			f.v.buffers.put(edge)
+			r.f.v.buffers.put(edge)
 		}
 	}()
-	geo := &f.v.geo
+	geo := &r.f.v.geo
 	c := geo.ChunkSize()
-	for chunk := first; chunk <= last; chunk++ {
-		g := groups[chunk/envelope.ChunksPerGroup-first/envelope.ChunksPerGroup]
+	for chunk := from; chunk < to; chunk++ {
+		g := r.groups[chunk/envelope.ChunksPerGroup-r.firstGroup]
 		i := int(chunk % envelope.ChunksPerGroup)
-		at := geo.ChunkOffset(chunk) - from
-		stored := raw[at:min(at+c, max(got, at))]
-		start := int64(chunk)*c - off // of the chunk in p
-		if start >= 0 && start+c <= int64(len(p)) {
-			dst := p[start : start+c]
-			n, _, err := f.openSlot(g, i, stored, dst, s)
+		at := geo.ChunkOffset(chunk) - r.from
+		stored := r.raw[at:min(at+c, max(r.got, at))]
+		if bounds && chunk == to-1 { // the tag would be put where another core reads
+			if edge == nil {
+				edge = r.f.v.buffers.get(int(2*c) + 2*envelope.TagSize)
+			}
+			stored = append((*edge)[c+envelope.TagSize:c+envelope.TagSize], stored...)
+		}
+		start := int64(chunk)*c - r.off // of the chunk in p
+		if start >= 0 && start+c <= int64(len(r.p)) {
+			dst := r.p[start : start+c]
+			n, _, err := r.f.openSlot(g, i, stored, dst, s)
 			if err != nil {
 				return err
 			}
@@ -157,18 +147,18 @@ func (f *file) openChunks(p []byte, off int64, first, last uint64, groups []*gro
 			continue
 		}
 		if edge == nil {
-			edge = f.v.buffers.get(int(c))
+			edge = r.f.v.buffers.get(int(2*c) + 2*envelope.TagSize)
 		}
 		tmp := (*edge)[:c]
-		n, _, err := f.openSlot(g, i, stored, tmp, s)
+		n, _, err := r.f.openSlot(g, i, stored, tmp, s)
 		if err != nil {
 			return err
 		}
 		clear(tmp[n:])
 		if start < 0 {
-			copy(p, tmp[-start:])
+			copy(r.p, tmp[-start:])
 		} else {
-			copy(p[start:], tmp)
+			copy(r.p[start:], tmp)
 		}
 		clear(tmp)
 	}
@@ -180,60 +170,31 @@ type chunkRun interface {
 	run(from, to uint64, bounds bool) error
 }
 
-// A division is a chunkRun in pieces, which whoever has time takes.
-type division struct {
-	w        chunkRun
-	from, to uint64
-	next     atomic.Uint64 // piece to be taken
-	left     atomic.Int64  // pieces not done
-	done     chan struct{} // closed when none is left
-
-	mu  sync.Mutex
-	err error // the first
-}
-
-// inParallel runs w over the chunks [from, to), on all cores where that is worth it. The caller does what nobody else
-// does: a core that is busy, or slow to wake, delays nothing.
+// inParallel runs w over the chunks [from, to), on all cores where that is worth it.
 func inParallel(from, to uint64, w chunkRun) error {
-	pieces := (to - from + pieceChunks - 1) / pieceChunks
-	helpers := min(uint64(runtime.NumCPU()), uint64(runtime.GOMAXPROCS(0)), pieces) - 1
-	if to-from < parallelFrom || helpers < 1 {
+	n := to - from
+	workers := uint64(runtime.GOMAXPROCS(0))
+	if most := n / (parallelFrom / 2); workers > most {
+		workers = most
+	}
+	if n < parallelFrom || workers < 2 {
 		return w.run(from, to, false)
 	}
-	d := &division{w: w, from: from, to: to, done: make(chan struct{})}
-	d.left.Store(int64(pieces))
-	for range helpers {
-		go d.work()
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for i := uint64(1); i < workers; i++ {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = w.run(from+n*i/workers, from+n*(i+1)/workers, i+1 < workers)
+		}()
 	}
-	d.work()
-	// A helper is on its last piece for a few microseconds more; to sleep and be woken costs more than that.
-	for end := time.Now().Add(patience); d.left.Load() > 0 && time.Now().Before(end); {
-	}
-	if d.left.Load() > 0 {
-		<-d.done
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.err
-}
-
-// work does pieces until all are taken. One who comes late must not touch w: it may be done already.
-func (d *division) work() {
-	for {
-		from := d.from + (d.next.Add(1)-1)*pieceChunks
-		if from >= d.to {
-			return
-		}
-		to := min(from+pieceChunks, d.to)
-		if err := d.w.run(from, to, to < d.to); err != nil {
-			d.mu.Lock()
-			if d.err == nil {
-				d.err = err
-			}
-			d.mu.Unlock()
-		}
-		if d.left.Add(-1) == 0 {
-			close(d.done)
+	errs[0] = w.run(from, from+n/workers, true)
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
 		}
 	}
+	return nil
 }
