@@ -40,10 +40,7 @@ func (f *fault) hook(op faults.Op) error {
 
 // TestFaults fails each backing call of operation lists in turn.
 func TestFaults(t *testing.T) {
-	lists, stride := 4, int64(3)
-	if long(t) {
-		lists, stride = 100, 1
-	}
+	lists, stride := effort(t, 2, 4, 100), effort[int64](t, 17, 3, 1)
 	before := runtime.NumGoroutine()
 	for seed := range lists {
 		for i, kind := range []error{syscall.EIO, syscall.ENOSPC} {
@@ -66,14 +63,14 @@ func TestFaults(t *testing.T) {
 // TestKeyFaults fails each call of the keysource in turn.
 func TestKeyFaults(t *testing.T) {
 	before := runtime.NumGoroutine()
-	for seed := range 4 {
+	for seed := range effort(t, 1, 4, 4) {
 		r := rand.New(rand.NewPCG(uint64(seed), 6))
 		list := make([]byte, 30*opSize)
 		for i := range list {
 			list[i] = byte(r.Uint32())
 		}
 		calls := 0
-		for at := 1; at == 1 || at < calls; at++ { // 0 is the volume key of Create
+		for at := 1; at == 1 || at < calls; at += effort(t, 5, 1, 1) { // 0 is the volume key of Create
 			f := &fault{at: -1, err: keysource.ErrUnavailable}
 			ks := &memoryKeys{fail: func(call int) error {
 				if call == at && f.on.Load() {

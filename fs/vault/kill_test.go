@@ -49,10 +49,7 @@ func (k *killer) reached() bool { return k.at >= 0 && k.n.Load() > k.at }
 
 // TestKillFiles kills the vault at every moment of operation lists on files.
 func TestKillFiles(t *testing.T) {
-	lists, stride := 6, int64(3)
-	if long(t) {
-		lists, stride = 200, 1
-	}
+	lists, stride := effort(t, 3, 6, 200), effort[int64](t, 29, 3, 1)
 	for _, chunk := range []int{4096, 16384} {
 		for seed := range lists {
 			t.Run(fmt.Sprintf("%d/%d", chunk, seed), func(t *testing.T) {

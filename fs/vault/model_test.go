@@ -13,6 +13,17 @@ import (
 // long makes tests run for minutes: KMSFS_LONG=1.
 func long(t testing.TB) bool { return os.Getenv("KMSFS_LONG") != "" }
 
+// effort chooses how much is done: with -short (under the race detector), as usual, or with KMSFS_LONG.
+func effort[T any](t testing.TB, short, usual, much T) T {
+	switch {
+	case long(t):
+		return much
+	case testing.Short():
+		return short
+	}
+	return usual
+}
+
 // TestModel runs random operation lists on the vault and on byte slices.
 func TestModel(t *testing.T) {
 	for _, chunk := range []int{4096, 16384, 65536} {

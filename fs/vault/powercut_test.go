@@ -23,10 +23,7 @@ type history struct {
 // of a write, with any subset of what was not synced lost, by pages or by sectors, and again while the vault recovers.
 // Whatever was synced reads back, each chunk as it was then or as it was written since; nothing of it is refused.
 func TestPowerCut(t *testing.T) {
-	lists, stride, policies := 6, int64(43), uint64(3)
-	if long(t) {
-		lists, stride, policies = 300, 1, 6
-	}
+	lists, stride, policies := effort(t, 2, 12, 300), effort[int64](t, 101, 43, 1), effort[uint64](t, 3, 3, 6)
 	for _, chunk := range []int{4096, 65536} {
 		for seed := range lists {
 			t.Run(fmt.Sprintf("%d/%d", chunk, seed), func(t *testing.T) {

@@ -258,10 +258,7 @@ func flip(bit int) func([]byte) []byte {
 func TestTamperBits(t *testing.T) {
 	x := newVictim(t)
 	r := rand.New(rand.NewPCG(1, 1))
-	sample := 150
-	if long(t) {
-		sample = 1
-	}
+	sample := effort(t, 1500, 150, 1)
 	bits := func(stored string, e expectation, paths []string, from, to int) {
 		for bit := from * 8; bit < to*8; bit += 1 + r.IntN(2*sample) {
 			x.change(fmt.Sprintf("bit %d of %.30s", bit, stored), stored, e, paths, flip(bit))
