@@ -22,6 +22,10 @@ import (
 )
 
 const (
+	// quickSync is how long the last sync may have taken for the next one to be answered with the right to read in hand: to
+	// wake another reader costs as much, and the one who asked mostly waits.
+	quickSync = 400 * time.Microsecond
+
 	maxRequest = 1 << 20               // bytes of data in one READ or WRITE
 	bufSize    = maxRequest + 1<<12    // a request or an answer, with its headers
 	spinFor    = 50 * time.Microsecond // how long the leader looks before it sleeps
@@ -41,16 +45,17 @@ type Server struct {
 	fd    int // blocks
 	quick int // a clone of fd that does not block, -1: none
 
-	crew    crew
-	begun   time.Time
-	gone    chan struct{} // closed when the mount is gone
-	ended   chan struct{} // closed when the last request is answered
-	once    sync.Once
-	workers sync.WaitGroup
-	lease   atomic.Int64 // number of the request that the leader handles with the right in hand; 0: none
-	reads   atomic.Uint64
-	watched atomic.Bool
-	rest    *time.Timer // runs when nothing has been asked for a while
+	crew     crew
+	begun    time.Time
+	gone     chan struct{} // closed when the mount is gone
+	ended    chan struct{} // closed when the last request is answered
+	once     sync.Once
+	workers  sync.WaitGroup
+	lease    atomic.Int64 // number of the request that the leader handles with the right in hand; 0: none
+	reads    atomic.Uint64
+	watched  atomic.Bool
+	syncTook atomic.Int64 // by the last sync, in nanoseconds
+	rest     *time.Timer  // runs when nothing has been asked for a while
 }
 
 // serveOn mounts raw on dir and answers the INIT request. The mount works only once run is called.
@@ -214,15 +219,24 @@ func (w *worker) lead() bool {
 			s.once.Do(func() { close(s.gone); s.crew.close() })
 			return false
 		}
-		if slow((*fuse.InHeader)(unsafe.Pointer(&w.in[0]))) {
+		h := (*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
+		syncs := h.Opcode == opFsync || h.Opcode == opFsyncDir
+		begun := s.now()
+		if slow(h) || syncs && s.syncTook.Load() > int64(quickSync) {
 			s.pass()
 			w.reply(n, fd)
+			if syncs {
+				s.syncTook.Store(s.now() - begun)
+			}
 			return true
 		}
 		id := int64(s.reads.Add(1))
 		s.lease.Store(id)
 		s.watch()
 		w.reply(n, fd)
+		if syncs {
+			s.syncTook.Store(s.now() - begun)
+		}
 		if !s.lease.CompareAndSwap(id, 0) {
 			return true // the watchdog gave the right to another one
 		}
@@ -324,14 +338,15 @@ func (w *worker) handle(n int) int {
 	return m
 }
 
-// slow reports whether a request may take long: it waits for the disk or moves much data.
+// slow reports whether a request may take long: it waits for the disk or moves much data. How long a sync takes depends on
+// the disk: see quickSync.
 func slow(h *fuse.InHeader) bool {
 	switch h.Opcode {
 	case opWrite:
 		return h.Length > 64<<10
 	case opRead:
 		return (*fuse.ReadIn)(unsafe.Pointer(h)).Size > 64<<10
-	case opFsync, opFsyncDir, opSetLkw, opFallocate, opLseek, opCopyRange, opSyncFS, opCopyRange64, opIoctl:
+	case opSetLkw, opFallocate, opLseek, opCopyRange, opSyncFS, opCopyRange64, opIoctl:
 		return true
 	}
 	return false

@@ -372,7 +372,7 @@ func (j *journal) write(s *segment, rr []envelope.JournalRecord) error {
 	page := end &^ (envelope.BlockSize - 1)
 	s.tail = append(s.tail[:0], b[page-from:end-from]...)
 	j.seq, s.pos = seq, end
-	if end > s.prepared && size < prepareBy/4 { // many syncs to come
+	if end > s.prepared && s.durable > 0 && end-s.durable < prepareBy/4 { // it is synced often
 		from, to := roundPage(end), (end+prepareBy)/prepareBy*prepareBy
 		if _, err := s.f.WriteAt(make([]byte, to-from), from); err == nil { // only speed depends on it
 			s.prepared = to
