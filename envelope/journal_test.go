@@ -73,7 +73,7 @@ func TestJournalRoundTrip(t *testing.T) {
 		if err != nil || n != rr[i].Size() || n%SectorSize != 0 {
 			t.Fatalf("record %d: %d bytes, %v", i, n, err)
 		}
-		if got.Data == nil || len(got.Data) == 0 {
+		if len(got.Data) == 0 {
 			got.Data = nil
 		}
 		if !reflect.DeepEqual(got, rr[i]) {
