@@ -356,7 +356,7 @@ func (f *file) readHeader(stored int64) error {
 	f.id, f.loc, f.flags, f.floor = h.ID, h.Loc, h.Flags, int64(h.Size)
 	f.block0 = b[:got]
 	if f.v.recovery.has(f.id) { // its sizes may not fit each other yet: see authenticate
-		f.form, f.headed = formGroups, true
+		f.form, f.size, f.headed = formGroups, f.v.geo.PlainSize(stored), true
 		return nil
 	}
 	if h.Flags&envelope.FlagInline != 0 {

@@ -519,6 +519,8 @@ func (j *journal) retire(s *segment) error {
 	return nil
 }
 
+var errJournalClosed = errors.New("the journal is closed")
+
 // close puts everything in place and removes the journal. What cannot be put in place stays in it for the next mount.
 func (j *journal) close() error {
 	if j.off {
@@ -531,7 +533,7 @@ func (j *journal) close() error {
 	for _, s := range j.segs {
 		if s.f != nil {
 			s.f.Close()
-			s.f = nil
+			s.f, s.bad = nil, errJournalClosed // what is left in it is for the next mount
 		}
 	}
 	if j.dir == nil {

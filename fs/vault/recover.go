@@ -347,20 +347,57 @@ func (v *Vault) scan(d backing.Dir, path []string, use func(id envelope.FileID, 
 	}
 }
 
-// shelve removes the files of the journal; where something in them could not be put in place they are kept beside.
+// shelve removes the files of the journal. Of one in which something could not be put in place that is kept in a file of
+// its own, and nothing else: what is in place may change from now on.
 func (v *Vault) shelve(dir backing.Dir, found []journalFile) error {
 	for _, j := range found {
-		keep := slices.ContainsFunc(j.records, func(r envelope.JournalRecord) bool { return v.recovery.has(r.ID) })
-		var err error
-		switch {
-		case !keep:
-			err = dir.Unlink(j.name)
-		case !strings.HasPrefix(j.name, heldPrefix):
-			err = dir.Rename(j.name, dir, fmt.Sprintf("%s%016x", heldPrefix, j.epoch), 0)
+		j.records = slices.DeleteFunc(j.records, func(r envelope.JournalRecord) bool { return !v.recovery.has(r.ID) })
+		name := fmt.Sprintf("%s%016x", heldPrefix, j.epoch)
+		if len(j.records) > 0 {
+			if err := v.holdBack(dir, name, j); err != nil {
+				return err
+			}
 		}
-		if err != nil {
+		if len(j.records) > 0 && j.name == name {
+			continue
+		}
+		if err := dir.Unlink(j.name); err != nil {
 			return err
 		}
 	}
 	return dir.Sync()
+}
+
+// holdBack writes the records of j, durably, to a journal file of that name and the same epoch.
+func (v *Vault) holdBack(dir backing.Dir, name string, j journalFile) error {
+	const aside = "new"
+	h := v.keys.MarshalJournalHeader(envelope.JournalHeader{Epoch: j.epoch, Volume: v.cfg.Volume})
+	b := h[:]
+	for i := range j.records {
+		r := &j.records[i]
+		at := len(b)
+		b = append(b, make([]byte, r.Size())...)
+		v.keys.MarshalJournalRecord(b[at:], j.epoch, int64(at), r)
+	}
+	if err := dir.Unlink(aside); err != nil && !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	f, err := dir.Open(aside, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = dir.Rename(aside, dir, name, 0)
+	}
+	if err == nil {
+		err = dir.Sync()
+	}
+	return err
 }
