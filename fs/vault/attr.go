@@ -174,6 +174,10 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 	}
 	var st Attr
 	apply := func(d backing.Dir, entry string) (err error) {
+		if f != nil { // not while what is put in place puts mode and time back
+			f.mu.Lock()
+			defer f.mu.Unlock()
+		}
 		m := meta
 		if m == nil {
 			m = named{d, entry}
@@ -200,10 +204,6 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 			}
 			if c.Mtime != nil {
 				mt = *c.Mtime
-			}
-			if f != nil { // not while settling puts the time back
-				f.mu.Lock()
-				defer f.mu.Unlock()
 			}
 			if err := m.Utimes(a, mt); err != nil {
 				return err
@@ -267,7 +267,7 @@ func (v *Vault) chown(n *Node, f *file, m backing.Meta, uid, gid *uint32) error 
 	return v.weaken(n, f, m)
 }
 
-// weaken takes away what gives a file power; f is n's file where that is known.
+// weaken takes away what gives a file power; f is n's file where that is known, and f.mu held for writing then.
 func (v *Vault) weaken(n *Node, f *file, m backing.Meta) error {
 	if n.kind != sIFREG {
 		return nil
@@ -275,7 +275,11 @@ func (v *Vault) weaken(n *Node, f *file, m backing.Meta) error {
 	if err := clearSetID(m); err != nil || f == nil {
 		return err
 	}
-	return f.dropCapability()
+	if err := f.headLocked(); err != nil {
+		return err
+	}
+	f.caps = capsUnknown
+	return f.dropCapabilityLocked()
 }
 
 // clearSetID takes setuid and setgid from a regular file, as far as clearPrivileges says.
@@ -420,6 +424,14 @@ func (v *Vault) SetFlags(n *Node, flags uint32) error {
 		}
 		if (old^flags)&^settableFlags != 0 {
 			return syscall.EOPNOTSUPP
+		}
+		if f := n.openFile(); f != nil { // an immutable file could not be written to any more
+			defer f.release()
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if err := f.flush(); err != nil {
+				return err
+			}
 		}
 		return m.SetFlags(flags)
 	}))

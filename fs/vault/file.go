@@ -516,9 +516,20 @@ func (f *file) tryMend() {
 	if !f.writable || f.v.shared { // there, other hosts are to be locked out first
 		return
 	}
-	if err := f.mend(); err != nil {
+	if _, err := f.mendNow(); err != nil {
 		f.v.log.Warn("cannot mend a file that a crash left half done; the next write will try again", "inode", f.n.ino, "err", err)
 	}
+}
+
+// mendNow is mend where no write has got room in the journal; done is false where there is none now. f.mu is held for writing.
+func (f *file) mendNow() (done bool, err error) {
+	r, ok := f.v.journal.reserve(f.v.journal.roomFor(0))
+	if !ok {
+		return false, nil
+	}
+	f.room = r
+	defer func() { f.room = f.room.giveBack() }()
+	return true, f.mend()
 }
 
 // mend makes the stored file fit what its header says, and must come before any write. f.mu is held for writing.

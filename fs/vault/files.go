@@ -294,9 +294,6 @@ func (f *file) enter(ctx context.Context, m lockMode) error {
 			}
 			fresh, err = f.refresh(m)
 		}
-		if err == nil && fresh && m == lockWrite {
-			err = f.mend()
-		}
 		if err == nil && fresh {
 			return nil
 		}
@@ -337,10 +334,14 @@ func (f *file) enterWrite(ctx context.Context, n int) error {
 			return f.n.fail("write", err)
 		}
 	}
-	if f.logs() {
-		return nil
+	var err error
+	if !f.logs() {
+		err = f.flush() // what follows is written in place
 	}
-	if err := f.flush(); err != nil { // what follows is written in place
+	if err == nil {
+		err = f.mend()
+	}
+	if err != nil {
 		f.leaveWrite()
 		return f.n.fail("write", err)
 	}

@@ -49,6 +49,7 @@ type journal struct {
 	seq    uint64
 	failed error // why the last retirement failed
 	off    bool  // no journal: shared, read-only
+	shut   bool  // nothing is begun: what was found is not in place yet, or the vault is being closed
 	buf    []byte
 	wake   chan struct{}
 	stop   chan struct{}
@@ -66,6 +67,7 @@ type segment struct {
 	writers  int    // that hold a promise
 	files    map[*file]struct{}
 	used     bool  // from its beginning to the end of its retirement
+	inPlace  bool  // all that stands in it is durable in its place: it is only to be made void
 	bad      error // a sync has failed: it is never trusted again
 }
 
@@ -83,7 +85,7 @@ func (j *journal) start(v *Vault, every time.Duration) {
 	j.segs = [2]*segment{{}, {}}
 	j.wake = make(chan struct{}, 1)
 	j.stop = make(chan struct{})
-	j.off = v.shared || v.readOnly
+	j.off, j.shut = v.shared || v.readOnly, true
 	if j.off {
 		return
 	}
@@ -109,6 +111,13 @@ func (j *journal) logFailure(err error) {
 	if err != nil {
 		j.v.log.Error("the journal cannot be put in place; it will be tried again", "err", err)
 	}
+}
+
+// admit lets files be begun, once what was found is in place.
+func (j *journal) admit() {
+	j.mu.Lock()
+	j.shut = false
+	j.mu.Unlock()
 }
 
 // follow makes the epochs to come later than those of the files that were found.
@@ -144,6 +153,9 @@ func (j *journal) reserve(need int64) (r room, ok bool) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.shut {
+		return r, false
+	}
 	if !j.takes(j.active, need) {
 		free := j.free()
 		if free == nil {
@@ -202,10 +214,10 @@ func (j *journal) wait(need int64) error {
 	return nil
 }
 
-// giveBack ends the promise.
-func (r room) giveBack() {
+// giveBack ends the promise, and returns a room without a segment.
+func (r room) giveBack() room {
 	if r.s == nil {
-		return
+		return r
 	}
 	r.j.mu.Lock()
 	defer r.j.mu.Unlock()
@@ -213,6 +225,7 @@ func (r room) giveBack() {
 	if r.s.writers--; r.s.writers == 0 {
 		r.j.cond.Broadcast()
 	}
+	return room{j: r.j}
 }
 
 func (j *journal) hurry() {
@@ -392,11 +405,11 @@ func (j *journal) sync(l logged) error {
 	defer j.syncing.Unlock()
 	for _, s := range j.segs {
 		j.mu.Lock()
-		if !s.used || l.s.epoch != l.epoch || s.epoch > l.epoch {
+		if !s.used || s.inPlace || l.s.epoch != l.epoch || s.epoch > l.epoch {
 			j.mu.Unlock()
 			continue
 		}
-		f, to, end, bad := s.f, s.pos, s.pos, s.bad
+		f, epoch, to, end, bad := s.f, s.epoch, s.pos, s.pos, s.bad
 		if s == l.s {
 			end = l.end
 		}
@@ -409,13 +422,17 @@ func (j *journal) sync(l logged) error {
 			bad = f.DataSync()
 		}
 		j.mu.Lock()
-		if bad != nil {
+		switch {
+		case s.epoch != epoch || s.f != f: // begun anew meanwhile
+		case bad != nil:
 			s.bad = bad
-			j.mu.Unlock()
+		default:
+			s.durable = max(s.durable, to)
+		}
+		j.mu.Unlock()
+		if bad != nil {
 			return fmt.Errorf("journal: %w", bad)
 		}
-		s.durable = max(s.durable, to)
-		j.mu.Unlock()
 	}
 	return nil
 }
@@ -438,7 +455,7 @@ func (j *journal) checkpoint(w which) error {
 	var errs []error
 	for range j.segs { // the older one first
 		j.mu.Lock()
-		if w == evenActive && j.active != nil && j.active.pos > envelope.JournalHeaderSize {
+		if w == evenActive && j.active != nil && j.active.pos > envelope.JournalHeaderSize && j.free() != nil {
 			j.active = nil // what comes next begins the other one
 		}
 		var s *segment
@@ -480,25 +497,39 @@ func (j *journal) retire(s *segment) error {
 	if j.sync(l) != nil {
 		order = slotsFirst // the journal will not mend it
 	}
+	var errs []error
 	for _, f := range files {
 		if err := f.putInPlace(s, order); err != nil {
-			return f.n.fail("write back", err)
+			errs = append(errs, f.n.fail("write back", err))
 		}
 	}
 	const few = 16
-	if len(files) > few {
+	together := len(files) > few
+	if together {
 		if err := j.v.top.SyncFS(); err != nil {
-			return err
+			errs = append(errs, err)
 		}
-	} else {
-		for _, f := range files {
-			if err := f.handle().DataSync(); err != nil {
-				return f.n.fail("write back", err)
+	}
+	for _, f := range files {
+		err := errors.Join(errs...)
+		if !together {
+			if err = f.handle().DataSync(); err != nil {
+				errs = append(errs, f.n.fail("write back", err))
 			}
 		}
+		f.mu.Lock()
+		all := f.arrived(s, err == nil)
+		f.mu.Unlock()
+		if !all && err == nil { // it could not be put in place, or a sync in between has failed
+			errs = append(errs, f.n.fail("write back", errNotInPlace))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	// What was written over once more stands in the other file alone.
 	j.mu.Lock()
+	s.inPlace = true
 	newer := logged{}
 	for _, o := range j.segs {
 		if o != s && o.used {
@@ -509,14 +540,44 @@ func (j *journal) retire(s *segment) error {
 	if err := j.sync(newer); err != nil {
 		return err
 	}
+	if err := j.empty(s); err != nil {
+		return err
+	}
 	j.mu.Lock()
-	s.used, s.files = false, nil
+	s.used, s.inPlace, s.files = false, false, nil
 	j.cond.Broadcast()
 	j.mu.Unlock()
 	for _, f := range files {
 		f.release()
 	}
 	return nil
+}
+
+var errNotInPlace = errors.New("not in place yet")
+
+// empty makes what stands in s void, durably: what is in place may change from now on, holes may come to be where it
+// has chunks.
+func (j *journal) empty(s *segment) error {
+	j.mu.Lock()
+	f, bad, dir := s.f, s.bad, j.dir
+	name := journalNames()[0]
+	if s == j.segs[1] {
+		name = journalNames()[1]
+	}
+	j.mu.Unlock()
+	if dir == nil || f == nil {
+		return errJournalClosed
+	}
+	if bad != nil { // begin makes it anew
+		if err := dir.Unlink(name); err != nil && !errors.Is(err, syscall.ENOENT) {
+			return err
+		}
+		return dir.Sync()
+	}
+	if _, err := f.WriteAt(make([]byte, envelope.BlockSize), 0); err != nil {
+		return err
+	}
+	return f.DataSync()
 }
 
 var errJournalClosed = errors.New("the journal is closed")
@@ -530,6 +591,7 @@ func (j *journal) close() error {
 	err := j.checkpoint(evenActive)
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.shut = true
 	for _, s := range j.segs {
 		if s.f != nil {
 			s.f.Close()

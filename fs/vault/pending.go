@@ -12,14 +12,22 @@ import (
 type pendingChunk struct {
 	s     *segment       // that has the record
 	entry envelope.Entry // what opens data
-	fits  envelope.Entry // what opens the chunk in place; none: a hole
+	fits  envelope.Entry // what opened the chunk in place before; none: a hole
 	data  []byte         // ciphertext
+	at    placed
+}
+
+// placed says how far something pending has come to its place: it stays pending until it is durable there.
+type placed struct {
+	yes    bool
+	failed uint64 // how often a sync of the file had failed then: what was written before a failure may be lost
 }
 
 // pendingBlock is the first block of a file in the inline form that stands in the journal only.
 type pendingBlock struct {
 	s     *segment
 	image []byte
+	at    placed
 }
 
 // pends says whether anything of f is not in place. f.mu is held, at least for reading.
@@ -60,7 +68,10 @@ func (f *file) logChunks(w *sealing) error {
 		if p == nil {
 			p = &pendingChunk{fits: w.fits(r.Chunk)}
 			f.pending[r.Chunk] = p
+		} else if p.at.yes {
+			p.fits = p.entry
 		}
+		p.at = placed{}
 		p.s, p.entry, p.data = f.room.s, r.New, append(p.data[:0], r.Data...)
 		f.size = max(f.size, int64(r.Chunk)*c+int64(r.New.Length))
 	}
@@ -113,14 +124,16 @@ func (f *file) blockToken() (token [envelope.TagSize]byte, err error) {
 	return envelope.BlockToken(b[:n]), err
 }
 
-// dropPending forgets what is not in place, because the file is emptied. It comes after the truncation.
-func (f *file) dropPending() error {
+// dropPending forgets what is not in place, because the file was emptied.
+func (f *file) dropPending() {
 	clear(f.pending)
 	f.pendingInline = nil
 	if f.logged.s == nil || !f.logs() {
-		return nil
+		return
 	}
-	return f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalForget, ID: f.id})
+	if err := f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalForget, ID: f.id}); err != nil {
+		f.v.log.Debug("the journal does not know that a file was emptied", "err", err) // it does not fit the file any more
+	}
 }
 
 // flush puts in place, durably, what is not yet. f.mu is held for writing.
@@ -135,7 +148,40 @@ func (f *file) flush() error {
 	if err := f.keepingTime(func() error { return f.putPending(nil, order) }); err != nil {
 		return err
 	}
-	return f.bf.DataSync()
+	err := f.bf.DataSync()
+	if !f.arrived(nil, err == nil) && err == nil { // another sync had failed meanwhile
+		return f.flush()
+	}
+	return err
+}
+
+// arrived ends the wait of what was put in place of s, nil: of any, when it is durable; else all of it is to be written
+// again. all says that nothing of s is left. f.mu is held for writing.
+func (f *file) arrived(s *segment, durable bool) (all bool) {
+	failed := failures(f.bf)
+	all = true
+	done := func(at *placed) bool {
+		if at.yes && durable && at.failed == failed {
+			return true
+		}
+		if at.yes && (!durable || at.failed != failed) {
+			*at = placed{}
+		}
+		all = false
+		return false
+	}
+	if p := f.pendingInline; p != nil && (s == nil || p.s == s) && done(&p.at) {
+		f.pendingInline = nil
+	}
+	for chunk, p := range f.pending {
+		if (s == nil || p.s == s) && done(&p.at) {
+			delete(f.pending, chunk)
+		}
+	}
+	if len(f.pending) == 0 {
+		f.pending = nil // maps do not shrink
+	}
+	return all
 }
 
 // voidRecords makes what the journal has of f void, so that no hole that is made now is filled by it. Everything is put in
@@ -172,9 +218,10 @@ func (f *file) putInPlace(s *segment, order writeOrder) error {
 	return f.keepingTime(func() error { return f.putPending(s, order) })
 }
 
-// putPending puts in place what stands in s, nil: in any. What fails stays pending. f.mu is held for writing.
+// putPending puts in place what stands in s, nil: in any. It stays pending: see arrived. f.mu is held for writing.
 func (f *file) putPending(s *segment, order writeOrder) error {
-	if p := f.pendingInline; p != nil && (s == nil || p.s == s) {
+	now := placed{yes: true, failed: failures(f.bf)}
+	if p := f.pendingInline; p != nil && (s == nil || p.s == s) && !p.at.yes {
 		if _, err := f.bf.WriteAt(p.image, 0); err != nil {
 			return err
 		}
@@ -186,11 +233,11 @@ func (f *file) putPending(s *segment, order writeOrder) error {
 		if err := f.bf.Truncate(int64(len(p.image))); err != nil {
 			return err
 		}
-		f.pendingInline, f.excess = nil, false
+		p.at, f.excess = now, false
 	}
 	chunks := make([]uint64, 0, len(f.pending))
 	for chunk, p := range f.pending {
-		if s == nil || p.s == s {
+		if (s == nil || p.s == s) && !p.at.yes {
 			chunks = append(chunks, chunk)
 		}
 	}
@@ -231,10 +278,7 @@ func (f *file) putPending(s *segment, order writeOrder) error {
 		rest = rest[len(bufs):]
 	}
 	for _, chunk := range chunks {
-		delete(f.pending, chunk)
-	}
-	if len(f.pending) == 0 {
-		f.pending = nil // maps do not shrink
+		f.pending[chunk].at = now
 	}
 	return nil
 }
@@ -265,59 +309,74 @@ func (f *file) putSlots(n uint64, chunks []uint64) error {
 // noting is a stored file that notes whether it was written to since it was last synced.
 type noting struct {
 	backing.File
-	dirty atomic.Bool
+	written atomic.Uint64 // writes done
+	synced  atomic.Uint64 // of those, known durable
+	failed  atomic.Uint64 // syncs that failed
 }
 
 // note wraps bf. What is open may hold writes of others that are not durable.
 func note(bf backing.File) backing.File {
 	n := &noting{File: bf}
-	n.dirty.Store(true)
+	n.written.Store(1)
 	return n
 }
 
-// WriteAt writes, as File.WriteAt.
+// WriteAt writes, as File.WriteAt. A write counts when it is done: before, nobody was told of it.
 func (n *noting) WriteAt(p []byte, off int64) (int, error) {
-	n.dirty.Store(true)
+	defer n.written.Add(1)
 	return n.File.WriteAt(p, off)
 }
 
 // WritevAt writes, as File.WritevAt.
 func (n *noting) WritevAt(bufs [][]byte, off int64) (int, error) {
-	n.dirty.Store(true)
+	defer n.written.Add(1)
 	return n.File.WritevAt(bufs, off)
 }
 
 // Truncate changes the size, as File.Truncate.
 func (n *noting) Truncate(size int64) error {
-	n.dirty.Store(true)
+	defer n.written.Add(1)
 	return n.File.Truncate(size)
 }
 
 // Allocate reserves or gives back space, as File.Allocate.
 func (n *noting) Allocate(mode uint32, off, length int64) error {
-	n.dirty.Store(true)
+	defer n.written.Add(1)
 	return n.File.Allocate(mode, off, length)
 }
 
 // DataSync makes the content durable, as File.DataSync.
-func (n *noting) DataSync() error { return n.synced(n.File.DataSync) }
+func (n *noting) DataSync() error { return n.sync(n.File.DataSync) }
 
 // Sync makes content and attributes durable, as File.Sync.
-func (n *noting) Sync() error { return n.synced(n.File.Sync) }
+func (n *noting) Sync() error { return n.sync(n.File.Sync) }
 
-func (n *noting) synced(sync func() error) error {
-	n.dirty.Store(false)
-	err := sync()
-	if err != nil {
-		n.dirty.Store(true)
+func (n *noting) sync(sync func() error) error {
+	written := n.written.Load()
+	if err := sync(); err != nil {
+		n.failed.Add(1)
+		return err
 	}
-	return err
+	for {
+		was := n.synced.Load()
+		if was >= written || n.synced.CompareAndSwap(was, written) {
+			return nil
+		}
+	}
 }
 
 // clean says whether a sync would find nothing of the content to do.
 func clean(bf backing.File) bool {
 	n, ok := bf.(*noting)
-	return ok && !n.dirty.Load()
+	return ok && n.synced.Load() == n.written.Load()
+}
+
+// failures returns how many syncs of bf have failed. The kernel tells of a failure once, whoever asks.
+func failures(bf backing.File) uint64 {
+	if n, ok := bf.(*noting); ok {
+		return n.failed.Load()
+	}
+	return 0
 }
 
 // plainFile returns what note wrapped.

@@ -73,6 +73,7 @@ func (r *recovery) ids() []envelope.FileID {
 // startJournal puts in place what a mount that died left in the journal, and begins a new one.
 func (v *Vault) startJournal(ctx context.Context, every time.Duration) error {
 	v.journal.start(v, every)
+	defer v.journal.admit()
 	dir, err := v.ctlDir.OpenDir(journalDirName)
 	if errors.Is(err, syscall.ENOENT) {
 		return nil
@@ -236,65 +237,91 @@ func (r *recovery) gather(found []journalFile) {
 	r.count.Store(int32(len(r.files)))
 }
 
-// recoverAll puts in place what the journal has of files that can be found. Of what cannot be put in place now it logs why.
+// recoverAll puts in place what the journal has of files that can be found. What cannot be put in place now it leaves,
+// and logs why.
 func (v *Vault) recoverAll(ctx context.Context) {
 	ids := v.recovery.ids()
 	missing := map[envelope.FileID]bool{}
+	sure := true // that what is not found is not there
+	at := func(id envelope.FileID, place []string) bool {
+		found, err := v.recoverAt(ctx, id, place)
+		if err != nil {
+			v.log.Warn("cannot look at a file that the journal may have changes of", "err", err)
+			sure = false
+		}
+		return found
+	}
 	for _, id := range ids {
 		v.recovery.mu.Lock()
 		places := v.recovery.files[id].places
 		v.recovery.mu.Unlock()
-		done := false
-		for i := len(places) - 1; i >= 0 && !done; i-- {
-			done = v.recoverAt(ctx, id, places[i])
+		found := false
+		for i := len(places) - 1; i >= 0 && !found; i-- {
+			found = at(id, places[i])
 		}
-		if !done {
+		if !found {
 			missing[id] = true
 		}
 	}
 	if len(missing) > 0 {
 		v.log.Info("looking through the vault for files that the journal has changes of", "files", len(missing))
-		v.scan(v.top, nil, func(id envelope.FileID, place []string) {
-			if missing[id] && v.recoverAt(ctx, id, place) {
+		if err := v.scan(v.top, nil, func(id envelope.FileID, place []string) {
+			if missing[id] && at(id, place) {
 				delete(missing, id)
 			}
-		})
+		}); err != nil {
+			v.log.Warn("cannot look through all of the vault: the journal keeps what was not found", "err", err)
+			sure = false
+		}
 	}
-	for id := range missing { // deleted
-		v.recovery.take(id)
+	gone := 0
+	for id := range missing {
+		if sure { // deleted
+			v.recovery.take(id)
+			gone++
+		}
 	}
-	v.log.Info("the journal was put in place", "files", len(ids)-len(missing)-int(v.recovery.count.Load()), "gone", len(missing), "kept", v.recovery.count.Load())
+	kept := int(v.recovery.count.Load())
+	v.log.Info("the journal was put in place", "files", len(ids)-gone-kept, "gone", gone, "kept", kept)
 }
 
-// recoverAt puts in place what the journal has of id, if that file is at place; found says that it is.
-func (v *Vault) recoverAt(ctx context.Context, id envelope.FileID, place []string) (found bool) {
+// recoverAt puts in place what the journal has of id, if that file is at place; found says that it is. An error leaves open
+// whether it is.
+func (v *Vault) recoverAt(ctx context.Context, id envelope.FileID, place []string) (found bool, err error) {
 	n := v.root
 	for _, entry := range place {
 		next, _, err := v.LookupStored(n, entry)
 		if n != v.root {
 			v.Forget(n, 1)
 		}
+		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) {
+			return false, nil
+		}
 		if err != nil {
-			return false
+			return false, err
 		}
 		n = next
 	}
 	if n == v.root {
-		return false
+		return false, nil
 	}
 	if !v.readOnly { // else it stays as it is in memory now
 		defer v.Forget(n, 1)
 	}
 	if n.kind != sIFREG {
-		return false
+		return false, nil
 	}
 	f, err := v.acquire(n)
 	if err != nil {
-		return false
+		return false, err
 	}
-	if is, err := f.identify(); err != nil || is.form == formEmpty || is.id != id {
+	is, err := f.identify()
+	if err != nil || is.form == formEmpty || is.id != id {
 		f.release()
-		return false
+		if errors.Is(err, ErrCorrupt) { // the headers of files in the journal are whole
+			err = nil
+		}
+		return false, err
 	}
 	if !v.readOnly {
 		defer f.release()
@@ -306,36 +333,44 @@ func (v *Vault) recoverAt(ctx context.Context, id envelope.FileID, place []strin
 	if err != nil {
 		v.log.Warn("the journal keeps changes of a file that cannot be opened", "err", n.fail("recover", err))
 	}
-	return true
+	return true, nil
 }
 
-// scan calls use for each stored file below d that has a header.
-func (v *Vault) scan(d backing.Dir, path []string, use func(id envelope.FileID, place []string)) {
+// scan calls use for each stored file below d that has a header. An error says that it could not look at everything.
+func (v *Vault) scan(d backing.Dir, path []string, use func(id envelope.FileID, place []string)) error {
 	var entries []backing.Entry
-	if err := d.ReadDir(func(e backing.Entry) bool {
+	var errs []error
+	note := func(err error) {
+		if err != nil && !errors.Is(err, syscall.ENOENT) {
+			errs = append(errs, err)
+		}
+	}
+	note(d.ReadDir(func(e backing.Entry) bool {
 		if !envelope.IsReserved(e.Name) {
 			entries = append(entries, e)
 		}
 		return true
-	}); err != nil {
-		v.log.Warn("cannot list a directory", "err", err)
-	}
+	}))
 	for _, e := range entries {
 		if e.Kind == 0 {
-			if st, err := d.StatAt(e.Name); err == nil {
-				e.Kind = st.Mode & sIFMT
-			}
+			st, err := d.StatAt(e.Name)
+			note(err)
+			e.Kind = st.Mode & sIFMT
 		}
 		at := append(slices.Clone(path), e.Name)
 		switch e.Kind {
 		case sIFDIR:
-			if sub, err := d.OpenDir(e.Name); err == nil {
-				v.scan(sub, at, use)
-				sub.Close()
+			sub, err := d.OpenDir(e.Name)
+			if err != nil {
+				note(err)
+				continue
 			}
+			note(v.scan(sub, at, use))
+			sub.Close()
 		case sIFREG:
 			f, _, err := d.OpenStat(e.Name, syscall.O_RDONLY, 0)
 			if err != nil {
+				note(err)
 				continue
 			}
 			h, ok := readHeaderOf(f)
@@ -345,6 +380,7 @@ func (v *Vault) scan(d backing.Dir, path []string, use func(id envelope.FileID, 
 			}
 		}
 	}
+	return errors.Join(errs...)
 }
 
 // shelve removes the files of the journal. Of one in which something could not be put in place that is kept in a file of

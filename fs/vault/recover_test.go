@@ -197,3 +197,46 @@ func TestJournalDamaged(t *testing.T) {
 		v.Close()
 	}
 }
+
+// TestJournalFillsNoHole punches out a chunk that the journal had while it was a hole: whatever a power cut leaves of the
+// journal must not bring it back.
+func TestJournalFillsNoHole(t *testing.T) {
+	ks := &memoryKeys{}
+	fs := memfs.New(memfs.Config{})
+	v := newVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})
+	n, _, err := v.Create(v.Root(), "f", 0o644, who)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(off, length int64) {
+		t.Helper()
+		if _, err := v.Write(ctx, n, pattern(3, length), off, vault.KeepPrivileges); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Fsync(n, vault.SyncData); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(0, 4*4096)
+	write(3*4096, 2*4096) // the second chunk is a hole in place
+	if err := errors.Join(v.Fsync(v.Root(), vault.SyncAll), v.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Allocate(ctx, n, 3, 4*4096, 4096, vault.KeepPrivileges); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Fsync(n, vault.SyncAll); err != nil {
+		t.Fatal(err)
+	}
+	for what, after := range map[string]*memfs.FS{"power cut": fs.Crash(memfs.Policy{}), "kill": fs.Kill()} {
+		v := openVault(t, after.Root, ks, vault.Options{})
+		m, err := readAll(v, "f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(m.data) != 5*4096 || len(bytes.Trim(m.data[4*4096:], "\x00")) > 0 {
+			t.Errorf("after a %s the hole is filled", what)
+		}
+		v.Close()
+	}
+}

@@ -86,7 +86,7 @@ func (f *file) settleLocked(mark uint64) error {
 		return nil
 	}
 	if f.excess || f.flags&envelope.FlagCut != 0 && !f.cutDone {
-		err := f.mend() // what it changes is not durable yet
+		_, err := f.mendNow() // what it changes is not durable yet
 		f.putOff()
 		return err
 	}

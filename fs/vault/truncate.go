@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
@@ -91,14 +92,12 @@ func (f *file) truncate(size int64) error {
 		if err := f.bf.Truncate(0); err != nil {
 			return err
 		}
-		if err := f.dropPending(); err != nil {
-			return err
-		}
 		f.dropGroups()
 		clear(f.inline)
 		f.form, f.inline, f.size, f.floor, f.flags = formEmpty, nil, 0, 0, 0
 		f.changed++
 		f.excess = false
+		f.dropPending()
 		if f.v.shared { // another host that has the file open must not take the key for its own and erase it
 			f.v.keeper.erase(f.loc)
 			f.key = nil
@@ -276,10 +275,18 @@ func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
 	e := g.key.SealChunk(out[:n], plain[:n], chunk, &nonce, s)
 	logs := f.logs()
 	if logs {
-		if err := f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalChunk, ID: f.id, Chunk: chunk, Old: inPlace, New: e, Data: out[:n]}); err != nil {
+		err := f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalChunk, ID: f.id, Chunk: chunk, Old: inPlace, New: e, Data: out[:n]})
+		if logs = err == nil; err != nil && !errors.Is(err, syscall.ENOSPC) {
 			return err
 		}
+	}
+	if logs {
 		if err := f.v.journal.sync(f.logged); err != nil {
+			return err
+		}
+	}
+	if !logs { // what the slot says now may not be durable
+		if err := f.bf.DataSync(); err != nil {
 			return err
 		}
 	}

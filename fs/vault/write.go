@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"kmsfs/envelope"
 )
@@ -52,7 +53,14 @@ func (f *file) write(ctx context.Context, p []byte, off int64, priv Privileges) 
 		return err
 	}
 	defer f.leaveWrite()
-	if err := f.privileged(priv, func() error { return f.writeAt(p, off) }); err != nil {
+	err := f.privileged(priv, func() error { return f.writeAt(p, off) })
+	if errors.Is(err, syscall.ENOSPC) && f.logs() { // what is overwritten needs no space in its place
+		f.room = f.room.giveBack()
+		if err = f.flush(); err == nil {
+			err = f.privileged(priv, func() error { return f.writeAt(p, off) })
+		}
+	}
+	if err != nil {
 		return f.n.fail("write", err)
 	}
 	return f.n.fail("write", f.restoreTime())

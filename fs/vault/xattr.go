@@ -316,17 +316,6 @@ func (v *Vault) forgetACL(n *Node) {
 	}
 }
 
-// dropCapability removes security.capability.
-func (f *file) dropCapability() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.headLocked(); err != nil {
-		return err
-	}
-	f.caps = capsUnknown
-	return f.dropCapabilityLocked()
-}
-
 // dropCapabilityLocked removes security.capability, looking for it once only. f.mu is held for writing.
 func (f *file) dropCapabilityLocked() error {
 	if f.caps == capsNone && !f.v.shared {
