@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zeebo/blake3"
+
 	"kmsfs/keysource"
 )
 
@@ -458,13 +460,43 @@ func TestManyWriters(t *testing.T) {
 	}
 }
 
-// TestLargeRecord: a record that is too large loses its parameters and not more.
+// TestLargeRecord: in a record that is too large the large values become their sizes and hashes, and nothing else is lost.
 func TestLargeRecord(t *testing.T) {
-	r := Record{EventName: "PutKeyPolicy", UserAgent: strings.Repeat("u", 2*MaxRecordSize),
-		RequestParameters: map[string]any{"policy": strings.Repeat("x", MaxRecordSize)}}
-	b, err := r.marshal()
-	if err != nil || len(b) > MaxRecordSize || !bytes.Contains(b, []byte(`"omittedForSize":true`)) || !bytes.Contains(b, []byte("PutKeyPolicy")) {
-		t.Errorf("%d bytes, %v", len(b), err)
+	newlines, pairs := strings.Repeat("\n", 32400), map[string]string{}
+	for i := range 2000 {
+		pairs[fmt.Sprint(i)] = strings.Repeat("\x01", 40)
+	}
+	many := make([]string, MaxRecordSize)
+	sum := func(b []byte) string { return fmt.Sprintf("%x", blake3.Sum256(b)) }
+	encoded, err := encode(pairs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		rec  Record
+		want []string
+	}{
+		"a policy": {Record{UserAgent: strings.Repeat("u", 2*MaxRecordSize), RequestParameters: map[string]any{"policy": newlines + "{}", "keyId": "k", "n": 5}},
+			[]string{`"policy":{"blake3":"` + sum([]byte(newlines+"{}")) + `","bytes":32402}`, `"keyId":"k"`, `"n":5`}},
+		"a context": {Record{RequestParameters: map[string]any{"encryptionContext": pairs, "keyId": "k"}},
+			[]string{`"encryptionContext":{"blake3":"` + sum(encoded) + `","bytes":`, `"keyId":"k"`}},
+		"a list": {Record{RequestParameters: map[string]any{"operations": many, "keyId": "k"}, ResponseElements: map[string]any{"grantId": "g"}},
+			[]string{`"operations":{"blake3":`, `"keyId":"k"`, `"responseElements":{"grantId":"g"}`}},
+		"an answer": {Record{ResponseElements: map[string]any{"keyMetadata": struct{ Arn, Description string }{"a", strings.Repeat("\x01", 12000)}}},
+			[]string{`"responseElements":{"keyMetadata":{"Arn":"a","Description":{"blake3":"`}},
+		"an error": {Record{ErrorMessage: strings.Repeat("\x01", MaxRecordSize), RequestParameters: map[string]any{"keyId": "k"}},
+			[]string{`"keyId":"k"`}},
+	} {
+		c.rec.EventName = "PutKeyPolicy"
+		b, err := c.rec.marshal()
+		if err != nil || len(b)+linkSize > MaxRecordSize || !json.Valid(b) {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+		for _, want := range append(c.want, `"omittedForSize":true`, `"eventName":"PutKeyPolicy"`) {
+			if !bytes.Contains(b, []byte(want)) {
+				t.Errorf("%s has no %s: %.2000s", name, want, b)
+			}
+		}
 	}
 }
 
