@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -197,10 +198,32 @@ func decode(body []byte, in any) error {
 	return keysource.NewError("", "", codeSerialization, "The body is not the JSON of this operation.")
 }
 
-// source is where a request comes from, and whether nobody in between can read it.
+// source is where a request comes from, and whether nobody in between can read it. Of a unix socket there is no address:
+// what net/http has for one is the path that the client bound its end to, which can look like any address.
 func source(r *http.Request) (netip.Addr, bool) {
-	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		return at.Addr().Unmap(), r.TLS != nil
+	if onUnix(r) {
+		return netip.Addr{}, true
 	}
-	return netip.Addr{}, true // a unix socket
+	at, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}, r.TLS != nil
+	}
+	return at.Addr().Unmap(), r.TLS != nil
+}
+
+// onUnix tells that a request came over a unix socket.
+func onUnix(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && local.Network() == "unix"
+}
+
+// sourceName is the source of a request for people and records.
+func sourceName(r *http.Request) string {
+	if at, _ := source(r); at.IsValid() {
+		return at.String()
+	}
+	if onUnix(r) {
+		return "unix socket"
+	}
+	return "unknown"
 }

@@ -22,7 +22,7 @@ func (c *call) record(op kms.Operation, err error) *audit.Record {
 		EventTime:         audit.Time(c.s.cfg.Clock.Now()),
 		EventName:         op.Name,
 		AWSRegion:         c.s.cfg.Region,
-		SourceIPAddress:   "unix socket",
+		SourceIPAddress:   sourceName(c.r),
 		RequestParameters: a.RequestParameters,
 		ResponseElements:  a.ResponseElements,
 		RequestID:         c.call.RequestID,
@@ -32,9 +32,6 @@ func (c *call) record(op kms.Operation, err error) *audit.Record {
 		UserAgent:         c.r.UserAgent(),
 	}
 	r.RecipientAccountID = c.s.cfg.Account
-	if c.call.SourceIP.IsValid() {
-		r.SourceIPAddress = c.call.SourceIP.String()
-	}
 	if len(r.UserAgent) > maxUserAgent {
 		r.UserAgent = strings.ToValidUTF8(r.UserAgent[:maxUserAgent], "")
 	}

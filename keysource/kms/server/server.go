@@ -147,6 +147,6 @@ func (s *Server) refused(c *call, err error) {
 		s.unlogged.Add(1)
 		return
 	}
-	s.cfg.Logger.Warn("a request was not authenticated", slog.String("from", c.r.RemoteAddr), slog.String("request", c.call.RequestID),
+	s.cfg.Logger.Warn("a request was not authenticated", slog.String("from", sourceName(c.r)), slog.String("request", c.call.RequestID),
 		slog.String("error", failureOf(err).code), slog.Int64("others", s.unlogged.Swap(0)))
 }
