@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,9 +17,6 @@ import (
 	"kmsfs/keysource/kms"
 	"kmsfs/keysource/kms/audit"
 )
-
-// MaxBodySize is the largest body of a request in bytes: a policy of 32 KiB or a blob of 6 KiB with its context has room.
-const MaxBodySize = 256 << 10
 
 // targetPrefix begins X-Amz-Target.
 const targetPrefix = "TrentService."
@@ -72,6 +68,23 @@ func (s *Server) serveCall(w http.ResponseWriter, r *http.Request) {
 	c.call.RequestID = audit.NewID()
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
+	if err := s.verifier.CheckHeader(r); err != nil { // before a stranger's body takes any memory
+		s.refused(c, err)
+		c.fail(err)
+		return
+	}
+	if r.ContentLength > MaxBodySize {
+		c.fail(errTooLarge())
+		return
+	}
+	waiting, done := context.WithTimeout(r.Context(), s.cfg.Timeout)
+	give, err := s.bodies.take(waiting, r.ContentLength)
+	done()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	defer give()
 	buffer := s.buffers.get()
 	defer s.buffers.put(buffer)
 	body, err := readBody(r, buffer)
@@ -156,27 +169,6 @@ func (c *call) do(ctx context.Context, op kms.Operation, in any) (out any, err e
 // errUnaudited is for a call that the audit log has no room for.
 func errUnaudited(cause error) error {
 	return &keysource.Error{Code: keysource.CodeInternal, Kind: keysource.ErrUnavailable, Message: "audit log", Err: cause}
-}
-
-// readBody reads the body into buffer.
-func readBody(r *http.Request, buffer *buffer) ([]byte, error) {
-	if r.ContentLength > MaxBodySize {
-		return nil, errTooLarge()
-	}
-	if r.ContentLength > 0 {
-		buffer.Grow(int(r.ContentLength) + bytes.MinRead) // or it would leave copies behind as it grows
-	}
-	if _, err := buffer.ReadFrom(io.LimitReader(r.Body, MaxBodySize+1)); err != nil {
-		return nil, keysource.NewError("", "", codeSerialization, "The body cannot be read.")
-	}
-	if buffer.Len() > MaxBodySize {
-		return nil, errTooLarge()
-	}
-	return buffer.Bytes(), nil
-}
-
-func errTooLarge() error {
-	return keysource.NewError("", "", codeTooLarge, "The request has more than 262144 bytes.")
 }
 
 // decode reads a request. Members that are not known are ignored, as AWS does.
