@@ -135,7 +135,7 @@ func (c *call) admit(body []byte) (kms.Operation, error) {
 
 // perform does the operation and writes it into the audit log.
 func (c *call) perform(ctx context.Context, op kms.Operation, body []byte) (out any, err error) {
-	room, err := c.s.cfg.Audit.Reserve(recordRoom + 2*len(body))
+	room, err := c.s.cfg.Audit.Reserve(roomFor(op, body))
 	if err != nil {
 		return nil, errUnaudited(err)
 	}
