@@ -2,6 +2,7 @@ package kms
 
 import (
 	"context"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -65,6 +66,9 @@ func (r *request) newGrant(in *CreateGrantInput) (keysource.Grant, error) {
 	}
 	if len(in.Operations) == 0 {
 		return g, r.null("Operations")
+	}
+	if len(in.Operations) > len(grantOperations) {
+		return g, r.invalid("Operations", fmt.Sprintf("have length less than or equal to %d", len(grantOperations)))
 	}
 	if !grantNameForm.MatchString(in.Name) {
 		return g, r.invalid("Name", "satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$")

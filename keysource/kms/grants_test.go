@@ -2,6 +2,7 @@ package kms
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"kmsfs/keysource"
@@ -66,14 +67,15 @@ func TestGrants(t *testing.T) {
 	b.refused(b.root(), "RevokeGrant", fmt.Sprintf(`{"KeyId":%q,"GrantId":%q}`, k, exact["GrantId"]), keysource.CodeNotFound)
 
 	for in, want := range map[string]string{
-		`"GranteePrincipal":"x","Operations":["Decrypt"]`:                                     keysource.CodeInvalidARN,
-		`"GranteePrincipal":"` + user("y") + `","Operations":["Sign"]`:                        keysource.CodeValidation,
-		`"GranteePrincipal":"` + user("y") + `","Operations":[]`:                              keysource.CodeValidation,
-		`"GranteePrincipal":"` + user("y") + `"`:                                              keysource.CodeValidation,
-		`"Operations":["Decrypt"]`:                                                            keysource.CodeValidation,
-		`"GranteePrincipal":"` + user("y") + `","Operations":["Decrypt"],"Name":"a b"`:        keysource.CodeValidation,
-		`"GranteePrincipal":"` + user("y") + `","Operations":["Decrypt"],"GrantTokens":["!"]`: keysource.CodeInvalidGrantToken,
-		`"GranteePrincipal":"` + user("y") + `","Operations":["Decrypt"],"DryRun":true`:       keysource.CodeDryRun,
+		`"GranteePrincipal":"x","Operations":["Decrypt"]`:                                                                           keysource.CodeInvalidARN,
+		`"GranteePrincipal":"` + user("y") + `","Operations":["Sign"]`:                                                              keysource.CodeValidation,
+		`"GranteePrincipal":"` + user("y") + `","Operations":[]`:                                                                    keysource.CodeValidation,
+		`"GranteePrincipal":"` + user("y") + `","Operations":["Decrypt"` + strings.Repeat(`,"Decrypt"`, len(grantOperations)) + `]`: keysource.CodeValidation,
+		`"GranteePrincipal":"` + user("y") + `"`:                                                                                    keysource.CodeValidation,
+		`"Operations":["Decrypt"]`:                                                                                                  keysource.CodeValidation,
+		`"GranteePrincipal":"` + user("y") + `","Operations":["Decrypt"],"Name":"a b"`:                                              keysource.CodeValidation,
+		`"GranteePrincipal":"` + user("y") + `","Operations":["Decrypt"],"GrantTokens":["!"]`:                                       keysource.CodeInvalidGrantToken,
+		`"GranteePrincipal":"` + user("y") + `","Operations":["Decrypt"],"DryRun":true`:                                             keysource.CodeDryRun,
 		`"GranteePrincipal":"` + user("y") + `","Operations":["Decrypt"],"Constraints":{"EncryptionContextEquals":{"a":"1"},"EncryptionContextSubset":{"a":"1"}}`: keysource.CodeValidation,
 	} {
 		b.refused(b.root(), "CreateGrant", `{"KeyId":"`+k+`",`+in+`}`, want)

@@ -54,6 +54,8 @@ type Log struct {
 	broken    error  // why nothing can be written any more
 	closed    bool
 
+	rotateAt int64 // the size at which a change of files that failed is tried again; only the writer's
+
 	wake  chan struct{} // there is something pending
 	dirty chan struct{} // there is something to sync
 	stop  chan struct{}
@@ -218,9 +220,12 @@ func (l *Log) finish(b *batch, off int64, err, broken error) {
 			l.pending = nil
 		}
 		l.head = l.good
-		l.broken = broken
+		if broken != nil {
+			l.broken = broken
+		}
 		_ = l.f.Truncate(off) // a torn line; if that fails too, the next write covers it or the next Open cuts it
 		l.allocated = min(l.allocated, off)
+		_ = l.allocate(off + l.reserved) // cutting gave back the room of calls under way; without it their lines may fail too
 		l.cfg.Logger.Error("audit log cannot be written: calls are refused", slog.String("path", l.cfg.Path), slog.Any("error", err))
 	}
 	l.mu.Unlock()

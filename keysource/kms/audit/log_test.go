@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/zeebo/blake3"
 
 	"kmsfs/keysource"
 )
@@ -331,6 +334,33 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestFailedWrite: a call under way has its room again after the line of another could not be written, and a log that
+// cannot be made durable stays refused.
+func TestFailedWrite(t *testing.T) {
+	l, disk := openFaulty(t, Config{Path: filepath.Join(t.TempDir(), "audit.log")})
+	held, err := l.Reserve(MaxRecordSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk.set(func() { disk.write = syscall.ENOSPC })
+	if err := add(l, "Lost"); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("got %v", err)
+	}
+	l.mu.Lock()
+	if l.allocated < l.size+l.reserved {
+		t.Errorf("%d bytes are taken, %d of them written and %d reserved", l.allocated, l.size, l.reserved)
+	}
+	l.mu.Unlock()
+	held.Release()
+	l.mu.Lock()
+	l.broken = syscall.EIO // as syncLater does while a line is written
+	l.mu.Unlock()
+	l.finish(&batch{done: make(chan struct{})}, l.size, syscall.ENOSPC, nil)
+	if err := l.Ready(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("ready: %v", err)
+	}
+}
+
 // TestFailedSync: what may be lost is told, and nothing is written after it.
 func TestFailedSync(t *testing.T) {
 	for _, every := range []time.Duration{-1, time.Millisecond} {
@@ -400,6 +430,10 @@ func TestRotate(t *testing.T) {
 	if after.Sequence != 20 {
 		t.Errorf("%d of 20 lines are there", after.Sequence)
 	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(names[0], &st); err != nil || st.Blocks*512 > spaceStep/2 {
+		t.Errorf("a file that was moved away takes %d blocks, %v", st.Blocks, err)
+	}
 	for _, text := range []string{"", "torn"} { // a crash between the two names, and one in the first line
 		if err := errors.Join(os.Remove(names[len(names)-1]+"x"), os.Remove(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
@@ -433,6 +467,63 @@ func TestRotate(t *testing.T) {
 	}
 }
 
+// TestRotateFails: after a failed sync nothing is written; after any other failure the file keeps the space that was taken
+// for calls under way, and the change of files is not tried with each line.
+func TestRotateFails(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l, disk := openFaulty(t, Config{Path: path, MaxSize: 1, SyncEvery: time.Hour})
+	disk.set(func() { disk.sync = syscall.EIO })
+	mustAdd(t, l, 1)
+	waitFor(t, func() bool { return l.Ready() != nil })
+	if err := add(l, "x"); !errors.Is(err, syscall.EIO) || !errors.Is(l.Ready(), syscall.EIO) {
+		t.Errorf("after a failed sync: %v, %v", err, l.Ready())
+	}
+	disk.set(func() { disk.sync = nil })
+
+	path = filepath.Join(t.TempDir(), "audit.log")
+	opened, full := 0, &faultyFile{}
+	cfg := Config{Path: path, MaxSize: 1, open: func(path string) (file, error) {
+		real, err := openFile(path)
+		if opened++; opened == 1 {
+			return real, err
+		}
+		full.set(func() { full.file, full.space = real, syscall.ENOSPC })
+		return full, err
+	}}
+	l = openLog(t, cfg)
+	held, err := l.Reserve(MaxRecordSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustAdd(t, l, 100)
+	l.syncing.Lock() // the writer is not at a change
+	if opened != 2 {
+		t.Errorf("a change of files was tried %d times", opened-1)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil || st.Blocks*512 < l.allocated && l.allocated != math.MaxInt64 {
+		t.Errorf("%d bytes are taken from the disk, not %d: %v", st.Blocks*512, l.allocated, err)
+	}
+	l.syncing.Unlock()
+	held.Release()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustVerify(t, path, 100)
+}
+
+// waitFor waits until done.
+func waitFor(t *testing.T, done func() bool) {
+	t.Helper()
+	for range 5000 {
+		if done() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Error("it did not happen")
+}
+
 // TestManyWriters: lines of calls that come at once form one chain.
 func TestManyWriters(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
@@ -458,13 +549,43 @@ func TestManyWriters(t *testing.T) {
 	}
 }
 
-// TestLargeRecord: a record that is too large loses its parameters and not more.
+// TestLargeRecord: in a record that is too large the large values become their sizes and hashes, and nothing else is lost.
 func TestLargeRecord(t *testing.T) {
-	r := Record{EventName: "PutKeyPolicy", UserAgent: strings.Repeat("u", 2*MaxRecordSize),
-		RequestParameters: map[string]any{"policy": strings.Repeat("x", MaxRecordSize)}}
-	b, err := r.marshal()
-	if err != nil || len(b) > MaxRecordSize || !bytes.Contains(b, []byte(`"omittedForSize":true`)) || !bytes.Contains(b, []byte("PutKeyPolicy")) {
-		t.Errorf("%d bytes, %v", len(b), err)
+	newlines, pairs := strings.Repeat("\n", 32400), map[string]string{}
+	for i := range 2000 {
+		pairs[fmt.Sprint(i)] = strings.Repeat("\x01", 40)
+	}
+	many := make([]string, MaxRecordSize)
+	sum := func(b []byte) string { return fmt.Sprintf("%x", blake3.Sum256(b)) }
+	encoded, err := encode(pairs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		rec  Record
+		want []string
+	}{
+		"a policy": {Record{UserAgent: strings.Repeat("u", 2*MaxRecordSize), RequestParameters: map[string]any{"policy": newlines + "{}", "keyId": "k", "n": 5}},
+			[]string{`"policy":{"blake3":"` + sum([]byte(newlines+"{}")) + `","bytes":32402}`, `"keyId":"k"`, `"n":5`}},
+		"a context": {Record{RequestParameters: map[string]any{"encryptionContext": pairs, "keyId": "k"}},
+			[]string{`"encryptionContext":{"blake3":"` + sum(encoded) + `","bytes":`, `"keyId":"k"`}},
+		"a list": {Record{RequestParameters: map[string]any{"operations": many, "keyId": "k"}, ResponseElements: map[string]any{"grantId": "g"}},
+			[]string{`"operations":{"blake3":`, `"keyId":"k"`, `"responseElements":{"grantId":"g"}`}},
+		"an answer": {Record{ResponseElements: map[string]any{"keyMetadata": struct{ Arn, Description string }{"a", strings.Repeat("\x01", 12000)}}},
+			[]string{`"responseElements":{"keyMetadata":{"Arn":"a","Description":{"blake3":"`}},
+		"an error": {Record{ErrorMessage: strings.Repeat("\x01", MaxRecordSize), RequestParameters: map[string]any{"keyId": "k"}},
+			[]string{`"keyId":"k"`}},
+	} {
+		c.rec.EventName = "PutKeyPolicy"
+		b, err := c.rec.marshal()
+		if err != nil || len(b)+linkSize > MaxRecordSize || !json.Valid(b) {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+		for _, want := range append(c.want, `"omittedForSize":true`, `"eventName":"PutKeyPolicy"`) {
+			if !bytes.Contains(b, []byte(want)) {
+				t.Errorf("%s has no %s: %.2000s", name, want, b)
+			}
+		}
 	}
 }
 

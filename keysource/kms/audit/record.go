@@ -3,11 +3,13 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"time"
 )
 
-// MaxRecordSize is the largest line in bytes, as CloudTrail bounds an event. Of a larger one the request parameters and
-// response elements are left out.
+// MaxRecordSize is the largest line in bytes, as CloudTrail bounds an event. In a larger one the largest values of the
+// request parameters, response elements and event details are replaced by their size and hash.
 const MaxRecordSize = 64 << 10
 
 // Record is what CloudTrail records of a call; the field names are CloudTrail's.
@@ -42,7 +44,7 @@ type Record struct {
 	ServiceEventDetails map[string]any `json:"serviceEventDetails,omitempty"`
 	EventCategory       string         `json:"eventCategory"`
 	TLSDetails          *TLSDetails    `json:"tlsDetails,omitempty"`
-	// OmittedForSize tells that RequestParameters and ResponseElements were too large.
+	// OmittedForSize tells that the record was too large: values in it were replaced by {"bytes":N,"blake3":"HEX"}.
 	OmittedForSize bool `json:"omittedForSize,omitempty"`
 }
 
@@ -102,18 +104,31 @@ func (r *Record) marshal() ([]byte, error) {
 		return b, err
 	}
 	short := *r
-	short.RequestParameters, short.ResponseElements, short.OmittedForSize = nil, nil, true
+	short.OmittedForSize = true
 	const most = 1 << 10
 	short.UserAgent, short.ErrorMessage = clip(r.UserAgent, most), clip(r.ErrorMessage, most)
-	return short.encode()
+	for _, limit := range []int{2 << 10, 256} { // the first leaves a CMK's metadata alone, all but its description
+		err := errors.Join(shorten(&short.RequestParameters, limit), shorten(&short.ResponseElements, limit),
+			shorten(&short.ServiceEventDetails, limit))
+		if err != nil {
+			return nil, err
+		}
+		if b, err = short.encode(); err != nil || len(b)+linkSize <= MaxRecordSize {
+			return b, err
+		}
+	}
+	return nil, fmt.Errorf("a record of %d bytes", len(b)) // what is left is the server's own, and bounded
 }
 
 // encode is r in JSON.
-func (r *Record) encode() ([]byte, error) {
+func (r *Record) encode() ([]byte, error) { return encode(r) }
+
+// encode is v in JSON, without a line end.
+func encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(r); err != nil {
+	if err := e.Encode(v); err != nil {
 		return nil, err
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil

@@ -14,17 +14,20 @@ import (
 // rotate begins a new file if the present one is large enough. Only the writer calls it.
 func (l *Log) rotate() {
 	l.mu.Lock()
-	due := l.cfg.MaxSize > 0 && l.size >= l.cfg.MaxSize && l.broken == nil
+	due := l.cfg.MaxSize > 0 && l.size >= max(l.cfg.MaxSize, l.rotateAt) && l.broken == nil
 	l.mu.Unlock()
 	if !due {
 		return
 	}
+	l.rotateAt = 0
 	if err := l.replaceFile(); err != nil {
-		l.cfg.Logger.Error("audit log cannot be rotated, going on with the file", slog.String("path", l.cfg.Path), slog.Any("error", err))
+		l.rotateAt = l.size + spaceStep // or each line would try again
+		l.cfg.Logger.Error("audit log cannot be rotated, the file stays", slog.String("path", l.cfg.Path), slog.Any("error", err))
 	}
 }
 
-// replaceFile moves the file away, durably, and makes a new one. On an error the old one is still in use.
+// replaceFile moves the file away, durably, and makes a new one. On an error the old one is still in use, with the space
+// that it had.
 func (l *Log) replaceFile() error {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
@@ -32,8 +35,11 @@ func (l *Log) replaceFile() error {
 	if _, err := os.Lstat(aside); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", aside, errors.Join(err, fs.ErrExist))
 	}
-	if err := errors.Join(l.f.Truncate(l.size), l.f.Sync()); err != nil {
-		return err
+	if err := l.f.Sync(); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.broken = err // as in syncLater: what is in the file is not certain any more
+		return fmt.Errorf("not durable, calls are refused until the server is started again: %w", err)
 	}
 	if err := os.Rename(l.cfg.Path, aside); err != nil {
 		return err
@@ -42,19 +48,31 @@ func (l *Log) replaceFile() error {
 	if err != nil {
 		return errors.Join(err, os.Rename(aside, l.cfg.Path))
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	space := max(spaceStep, l.reserved) // the calls that are under way keep their room
-	err = f.Allocate(0, space)
-	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	old, size := l.f, l.size
+	if err := l.use(f); err != nil {
 		return errors.Join(err, f.Close(), os.Rename(aside, l.cfg.Path))
 	}
-	if err != nil {
-		space = math.MaxInt64
+	// Only now: until then the space taken ahead is that of calls under way.
+	return errors.Join(old.Truncate(size), old.Close())
+}
+
+// use goes on with an empty file. The calls that are under way and the lines that are pending keep their room.
+func (l *Log) use(f file) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	need := l.reserved
+	if l.pending != nil {
+		need += int64(len(l.pending.lines))
 	}
-	old := l.f
+	space := max(spaceStep, need)
+	switch err := f.Allocate(0, space); {
+	case errors.Is(err, errors.ErrUnsupported):
+		space = math.MaxInt64
+	case err != nil:
+		return err
+	}
 	l.f, l.size, l.allocated = f, 0, space
-	return old.Close()
+	return nil
 }
 
 // rotatedName is what the file is renamed to.

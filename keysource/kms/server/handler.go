@@ -1,12 +1,12 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -17,9 +17,6 @@ import (
 	"kmsfs/keysource/kms"
 	"kmsfs/keysource/kms/audit"
 )
-
-// MaxBodySize is the largest body of a request in bytes: a policy of 32 KiB or a blob of 6 KiB with its context has room.
-const MaxBodySize = 256 << 10
 
 // targetPrefix begins X-Amz-Target.
 const targetPrefix = "TrentService."
@@ -71,6 +68,23 @@ func (s *Server) serveCall(w http.ResponseWriter, r *http.Request) {
 	c.call.RequestID = audit.NewID()
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
+	if err := s.verifier.CheckHeader(r); err != nil { // before a stranger's body takes any memory
+		s.refused(c, err)
+		c.fail(err)
+		return
+	}
+	if r.ContentLength > MaxBodySize {
+		c.fail(errTooLarge())
+		return
+	}
+	waiting, done := context.WithTimeout(r.Context(), s.cfg.Timeout)
+	give, err := s.bodies.take(waiting, r.ContentLength)
+	done()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	defer give()
 	buffer := s.buffers.get()
 	defer s.buffers.put(buffer)
 	body, err := readBody(r, buffer)
@@ -121,7 +135,7 @@ func (c *call) admit(body []byte) (kms.Operation, error) {
 
 // perform does the operation and writes it into the audit log.
 func (c *call) perform(ctx context.Context, op kms.Operation, body []byte) (out any, err error) {
-	room, err := c.s.cfg.Audit.Reserve(recordRoom + 2*len(body))
+	room, err := c.s.cfg.Audit.Reserve(roomFor(op, body))
 	if err != nil {
 		return nil, errUnaudited(err)
 	}
@@ -157,27 +171,6 @@ func errUnaudited(cause error) error {
 	return &keysource.Error{Code: keysource.CodeInternal, Kind: keysource.ErrUnavailable, Message: "audit log", Err: cause}
 }
 
-// readBody reads the body into buffer.
-func readBody(r *http.Request, buffer *buffer) ([]byte, error) {
-	if r.ContentLength > MaxBodySize {
-		return nil, errTooLarge()
-	}
-	if r.ContentLength > 0 {
-		buffer.Grow(int(r.ContentLength) + bytes.MinRead) // or it would leave copies behind as it grows
-	}
-	if _, err := buffer.ReadFrom(io.LimitReader(r.Body, MaxBodySize+1)); err != nil {
-		return nil, keysource.NewError("", "", codeSerialization, "The body cannot be read.")
-	}
-	if buffer.Len() > MaxBodySize {
-		return nil, errTooLarge()
-	}
-	return buffer.Bytes(), nil
-}
-
-func errTooLarge() error {
-	return keysource.NewError("", "", codeTooLarge, "The request has more than 262144 bytes.")
-}
-
 // decode reads a request. Members that are not known are ignored, as AWS does.
 func decode(body []byte, in any) error {
 	if len(body) == 0 {
@@ -197,10 +190,32 @@ func decode(body []byte, in any) error {
 	return keysource.NewError("", "", codeSerialization, "The body is not the JSON of this operation.")
 }
 
-// source is where a request comes from, and whether nobody in between can read it.
+// source is where a request comes from, and whether nobody in between can read it. Of a unix socket there is no address:
+// what net/http has for one is the path that the client bound its end to, which can look like any address.
 func source(r *http.Request) (netip.Addr, bool) {
-	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		return at.Addr().Unmap(), r.TLS != nil
+	if onUnix(r) {
+		return netip.Addr{}, true
 	}
-	return netip.Addr{}, true // a unix socket
+	at, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}, r.TLS != nil
+	}
+	return at.Addr().Unmap(), r.TLS != nil
+}
+
+// onUnix tells that a request came over a unix socket.
+func onUnix(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && local.Network() == "unix"
+}
+
+// sourceName is the source of a request for people and records.
+func sourceName(r *http.Request) string {
+	if at, _ := source(r); at.IsValid() {
+		return at.String()
+	}
+	if onUnix(r) {
+		return "unix socket"
+	}
+	return "unknown"
 }

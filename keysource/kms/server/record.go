@@ -8,11 +8,26 @@ import (
 	"kmsfs/keysource/kms/audit"
 )
 
-// recordRoom is how many bytes a line of the audit log may have beside what a request brings.
-const recordRoom = 8 << 10
+// recordRoom is how many bytes a line of the audit log may have beside the parameters of the request.
+const recordRoom = 12 << 10
 
-// maxUserAgent is how many bytes of a client's name for itself are recorded.
-const maxUserAgent = 512
+// How many bytes are recorded of texts of the client's.
+const (
+	maxUserAgent       = 512
+	maxHost            = 512
+	maxErrorMessage    = 1 << 10 // which can hold the name of a CMK
+	maxFailedParameter = 1 << 10 // each text, of a call that failed: nothing came of the rest
+)
+
+// roomFor is the room that the record of a call needs at most. JSON in JSON takes at most twice the bytes: a character
+// that has to be escaped was escaped in the request, but for U+2028 and U+2029. What an operation that changes something
+// answers may repeat the request.
+func roomFor(op kms.Operation, body []byte) int {
+	if !op.ReadOnly {
+		return audit.MaxRecordSize
+	}
+	return recordRoom + 2*len(body)
+}
 
 // record is the audit record of a call that ended with err.
 func (c *call) record(op kms.Operation, err error) *audit.Record {
@@ -22,25 +37,24 @@ func (c *call) record(op kms.Operation, err error) *audit.Record {
 		EventTime:         audit.Time(c.s.cfg.Clock.Now()),
 		EventName:         op.Name,
 		AWSRegion:         c.s.cfg.Region,
-		SourceIPAddress:   "unix socket",
+		SourceIPAddress:   sourceName(c.r),
 		RequestParameters: a.RequestParameters,
 		ResponseElements:  a.ResponseElements,
 		RequestID:         c.call.RequestID,
 		EventID:           c.call.EventID,
 		ReadOnly:          op.ReadOnly,
-		TLSDetails:        tlsDetails(c.r.TLS, c.r.Host),
-		UserAgent:         c.r.UserAgent(),
+		TLSDetails:        tlsDetails(c.r.TLS, clip(c.r.Host, maxHost)),
+		UserAgent:         clip(c.r.UserAgent(), maxUserAgent),
 	}
 	r.RecipientAccountID = c.s.cfg.Account
-	if c.call.SourceIP.IsValid() {
-		r.SourceIPAddress = c.call.SourceIP.String()
-	}
-	if len(r.UserAgent) > maxUserAgent {
-		r.UserAgent = strings.ToValidUTF8(r.UserAgent[:maxUserAgent], "")
-	}
 	if err != nil {
 		f := failureOf(err)
-		r.ErrorCode, r.ErrorMessage = f.code, f.message
+		r.ErrorCode, r.ErrorMessage = f.code, clip(f.message, maxErrorMessage)
+		for name, value := range r.RequestParameters {
+			if text, ok := value.(string); ok {
+				r.RequestParameters[name] = clip(text, maxFailedParameter)
+			}
+		}
 	}
 	for _, at := range a.Resources {
 		kind := "AWS::KMS::Key"
@@ -52,6 +66,9 @@ func (c *call) record(op kms.Operation, err error) *audit.Record {
 	r.AdditionalEventData = additional(a)
 	return r
 }
+
+// clip is the begin of s, at most so many bytes of UTF-8.
+func clip(s string, most int) string { return strings.ToValidUTF8(s[:min(len(s), most)], "") }
 
 // additional has the key material ids, and the grant that allowed the call.
 func additional(a *kms.Audit) map[string]string {

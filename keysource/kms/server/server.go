@@ -54,6 +54,7 @@ type Server struct {
 	operations map[string]kms.Operation
 	metrics    *metrics
 	buffers    bufferPool
+	bodies     bodyRoom
 	start      time.Time
 	nextWarn   atomic.Int64 // when a refused request may be logged again
 	unlogged   atomic.Int64 // how many were not
@@ -79,7 +80,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, operations: kms.Operations(), metrics: newMetrics(cfg.Audit), start: time.Now()}
+	s := &Server{cfg: cfg, operations: kms.Operations(), metrics: newMetrics(cfg.Audit), bodies: newBodyRoom(), start: time.Now()}
 	s.verifier = sigv4.New(sigv4.Config{Region: cfg.Region, Service: "kms", Clock: cfg.Clock, Decoy: rand.Text(),
 		Credentials: func(accessKeyID string) (sigv4.Credential, bool) {
 			id, ok := cfg.Users.Lookup(accessKeyID)
@@ -104,7 +105,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...*Listener) error {
 		WriteTimeout:      s.cfg.Timeout + 10*time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 32},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 8},
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug), // what clients do wrong
 	}
 	ended := make(chan error, len(listeners))
@@ -147,6 +148,6 @@ func (s *Server) refused(c *call, err error) {
 		s.unlogged.Add(1)
 		return
 	}
-	s.cfg.Logger.Warn("a request was not authenticated", slog.String("from", c.r.RemoteAddr), slog.String("request", c.call.RequestID),
+	s.cfg.Logger.Warn("a request was not authenticated", slog.String("from", sourceName(c.r)), slog.String("request", c.call.RequestID),
 		slog.String("error", failureOf(err).code), slog.Int64("others", s.unlogged.Swap(0)))
 }

@@ -166,6 +166,14 @@ func (b *testbed) do(r *http.Request) reply {
 	return reply{w.StatusCode, w.Header, string(text)}
 }
 
+// serveDirectly hands a request to the server without a connection.
+func (b *testbed) serveDirectly(r *http.Request) reply {
+	w := httptest.NewRecorder()
+	r.Host = r.URL.Host
+	b.s.ServeHTTP(w, r)
+	return reply{w.Code, w.Header(), w.Body.String()}
+}
+
 // call is a signed call and its answer.
 func (b *testbed) call(op, body string) reply { return b.do(b.request(op, body)) }
 
