@@ -95,10 +95,12 @@ type cacheKey [32]byte
 // cacheEntry is one plaintext data key that the cache owns.
 type cacheEntry struct {
 	key       cacheKey
+	ref       KeyRef // how the caller named the CMK whose call brought it; may be empty
 	result    DecryptResult
 	born      time.Time
 	lastAsked time.Time
 	uses      int64
+	noGrace   bool // its CMK was refused since
 }
 
 // NewCache decorates inner, which the Cache owns from then on: Close closes it.
@@ -222,6 +224,7 @@ func (c *Cache) GenerateDataKey(ctx context.Context, in GenerateDataKeyInput) (D
 	if err != nil {
 		switch {
 		case refusesCMK(err):
+			c.endGrace(err, in.KeyID)
 			c.refuse(cmk, err, generation)
 		case errors.Is(err, ErrDenied):
 			c.refuse(policy, err, generation)
@@ -229,7 +232,7 @@ func (c *Cache) GenerateDataKey(ctx context.Context, in GenerateDataKeyInput) (D
 		return DataKey{}, err
 	}
 	key := keyOf(DecryptInput{CiphertextBlob: k.CiphertextBlob, EncryptionContext: in.EncryptionContext})
-	c.insert(key, DecryptResult{Plaintext: k.Plaintext, KeyID: k.KeyID, KeyMaterialID: k.KeyMaterialID}, generation)
+	c.insert(key, in.KeyID, DecryptResult{Plaintext: k.Plaintext, KeyID: k.KeyID, KeyMaterialID: k.KeyMaterialID}, generation)
 	return k, nil
 }
 

@@ -17,8 +17,9 @@ func (c *Cache) Purge() {
 	c.downUntil = time.Time{}
 }
 
-// insert keeps a copy of result unless there was a purge since generation. The caller holds c.mu.
-func (c *Cache) insert(key cacheKey, result DecryptResult, generation uint64) {
+// insert keeps a copy of result, which was asked for with the CMK named ref, unless there was a purge since generation. The
+// caller holds c.mu.
+func (c *Cache) insert(key cacheKey, ref KeyRef, result DecryptResult, generation uint64) {
 	if c.closed || generation != c.generation {
 		return
 	}
@@ -29,7 +30,7 @@ func (c *Cache) insert(key cacheKey, result DecryptResult, generation uint64) {
 		c.evict(c.recent.Back())
 	}
 	now := c.cfg.Clock.Now()
-	c.entries[key] = c.recent.PushFront(&cacheEntry{key: key, result: result.clone(), born: now, lastAsked: now})
+	c.entries[key] = c.recent.PushFront(&cacheEntry{key: key, ref: ref, result: result.clone(), born: now, lastAsked: now})
 }
 
 // evict forgets and wipes an entry. The caller holds c.mu; since a key is copied out under the same lock, nobody reads
@@ -48,12 +49,12 @@ func (c *Cache) fresh(e *cacheEntry, now time.Time) bool {
 }
 
 // servable tells whether an entry may be served at all: fresh, or in its grace where the keysource is out of reach. Then
-// idle keys stay too.
+// idle keys stay too. A refusal of its CMK ends the grace of a key.
 func (c *Cache) servable(e *cacheEntry, now time.Time) bool {
 	if now.Sub(e.lastAsked) >= c.cfg.MaxIdle && !now.Before(c.downUntil) {
 		return false
 	}
-	return c.fresh(e, now) || now.Sub(e.born) < c.cfg.MaxAge+c.cfg.Grace
+	return c.fresh(e, now) || !e.noGrace && now.Sub(e.born) < c.cfg.MaxAge+c.cfg.Grace
 }
 
 // sweepLoop wipes what is past its time, until Close.

@@ -85,7 +85,7 @@ func (c *Cache) fly(ctx context.Context, f *flight, key cacheKey, in DecryptInpu
 	c.forget(f)
 	c.learn(f, key, in, err, generation)
 	if err == nil {
-		c.insert(key, result, generation)
+		c.insert(key, in.KeyID, result, generation)
 	}
 	f.result, f.err, f.ended = result, err, true
 	if f.waiters == 0 {

@@ -3,6 +3,7 @@ package keysource
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -26,8 +27,13 @@ func (c *Cache) learn(f *flight, key cacheKey, in DecryptInput, err error, gener
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed):
 	default: // a refusal: what the key was before does not count any more
 		c.downUntil = time.Time{}
+		var cmk KeyRef
 		if el := c.entries[key]; el != nil && answers(el.Value.(*cacheEntry).result, ref) {
+			cmk = KeyRef(el.Value.(*cacheEntry).result.KeyID)
 			c.evict(el)
+		}
+		if refusesCMK(err) || errors.Is(err, ErrDenied) {
+			c.endGrace(err, ref, cmk)
 		}
 		switch {
 		case refusesCMK(err):
@@ -38,6 +44,30 @@ func (c *Cache) learn(f *flight, key cacheKey, in DecryptInput, err error, gener
 			c.refuse(f.name, err, generation)
 		}
 	}
+}
+
+// endGrace takes their grace from all keys under the CMK that err refuses, which is named by any of refs or by err: what is
+// past its age goes, what is fresh goes when its age is over. The caller holds c.mu.
+func (c *Cache) endGrace(err error, refs ...KeyRef) {
+	if e, ok := errors.AsType[*Error](err); ok {
+		refs = append(refs, KeyRef(e.KeyID))
+	}
+	now := c.cfg.Clock.Now()
+	for _, el := range c.entries {
+		e := el.Value.(*cacheEntry)
+		switch {
+		case !slices.ContainsFunc(refs, e.of):
+		case c.fresh(e, now):
+			e.noGrace = true
+		default:
+			c.evict(el)
+		}
+	}
+}
+
+// of tells whether the key is under the CMK that ref names: by its id or ARN, or as who asked for the key named it.
+func (e *cacheEntry) of(ref KeyRef) bool {
+	return ref != "" && (ref == e.ref || ref.Matches(e.result.KeyID))
 }
 
 // markDown notes that the keysource did not answer. The caller holds c.mu.

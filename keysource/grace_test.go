@@ -80,6 +80,98 @@ func TestCacheGrace(t *testing.T) {
 	}
 }
 
+// TestCacheGraceEndsForCMK shows that a refusal of the CMK ends the grace of all keys under it, when the keysource is out of
+// reach after it.
+func TestCacheGraceEndsForCMK(t *testing.T) {
+	const otherARN = fakeARN + "0"
+	refusal := func(code, id string) error { return NewError("Decrypt", id, code, "") }
+	for _, test := range []struct {
+		name  string
+		blob  string // of the refused call
+		ref   KeyRef // the refused call's
+		refs  KeyRef // the other calls'
+		err   error
+		later time.Duration // b is asked for so long after a, which is past its age when the refusal comes
+		want  error         // of b when it is past its age too
+	}{
+		{"disabled", "a", "", "", refusal(CodeDisabled, ""), 0, ErrUnavailable},
+		{"pending deletion", "a", "", "", refusal(CodeInvalidState, ""), 0, ErrUnavailable},
+		{"not found", "a", "", "", refusal(CodeNotFound, ""), 0, ErrUnavailable},
+		{"denied", "a", "", "", refusal(CodeAccessDenied, ""), 0, ErrUnavailable},
+		{"damaged says nothing of the CMK", "a", "", "", refusal(CodeInvalidCiphertext, ""), 0, nil},
+		{"while b is fresh", "a", fakeARN, "", refusal(CodeDisabled, ""), 30 * time.Second, ErrUnavailable},
+		{"of a key that is not kept, by ARN", "x", fakeARN, "", refusal(CodeDisabled, ""), 0, ErrUnavailable},
+		{"of a key that is not kept, by alias", "x", "alias/x", "alias/x", refusal(CodeDisabled, ""), 0, ErrUnavailable},
+		{"of a key that is not kept, named by the error", "x", "", "", refusal(CodeDisabled, fakeARN), 0, ErrUnavailable},
+		{"of another CMK", "x", otherARN, "", refusal(CodeDisabled, otherARN), 0, nil},
+		{"of another CMK by alias", "x", "alias/y", "alias/x", refusal(CodeDisabled, ""), 0, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMoody()
+				c := NewCache(m, CacheConfig{MaxAge: time.Minute, MaxIdle: time.Hour})
+				defer c.Close()
+				ask := func(blob string, ref KeyRef) error {
+					r, err := c.Decrypt(t.Context(), DecryptInput{CiphertextBlob: []byte(blob), KeyID: ref})
+					r.Plaintext.Wipe()
+					return err
+				}
+				if err := ask("a", test.refs); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(test.later)
+				if err := ask("b", test.refs); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute + time.Second - test.later)
+				m.set(test.err)
+				if err := ask(test.blob, test.ref); !errors.Is(err, KindOf(test.err.(*Error).Code)) {
+					t.Fatal(err)
+				}
+				if test.later > 0 {
+					if err := ask("b", test.refs); err != nil {
+						t.Errorf("a fresh key: %v", err)
+					}
+				}
+				m.set(NewError("Decrypt", "", CodeKeyUnavailable, "down"))
+				time.Sleep(10*time.Second + test.later) // the refusal is not remembered any more
+				if err := ask("b", test.refs); !errors.Is(err, test.want) {
+					t.Errorf("got %v, want %v", err, test.want)
+				}
+				m.set(nil)
+				if err := ask("b", test.refs); err != nil {
+					t.Errorf("after it came back: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// ungenerous is a moody whose CMK is disabled for new keys.
+type ungenerous struct{ *moody }
+
+func (ungenerous) GenerateDataKey(context.Context, GenerateDataKeyInput) (DataKey, error) {
+	return DataKey{}, NewError("GenerateDataKey", "", CodeDisabled, "")
+}
+
+// TestCacheGraceEndsForCMKOfGenerate is that for a refusal of GenerateDataKey.
+func TestCacheGraceEndsForCMKOfGenerate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMoody()
+		c := NewCache(ungenerous{m}, CacheConfig{MaxAge: time.Minute, MaxIdle: time.Hour})
+		defer c.Close()
+		get(t, c, "a")
+		time.Sleep(time.Minute)
+		if _, err := c.GenerateDataKey(t.Context(), GenerateDataKeyInput{KeyID: fakeARN}); !errors.Is(err, ErrDisabled) {
+			t.Fatal(err)
+		}
+		m.set(NewError("Decrypt", "", CodeKeyUnavailable, "down"))
+		if _, err := c.Decrypt(t.Context(), DecryptInput{CiphertextBlob: []byte("a")}); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 // TestCacheGraceOfHang shows that a keysource which hangs delays one caller every few seconds, for GraceWait.
 func TestCacheGraceOfHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -21,8 +21,8 @@ type policyStatement struct {
 }
 
 // leastPolicy is what a mount needs of the CMK and no more. The caller fills in the principal; the account is that of the
-// CMK where it is known. The condition keeps other uses of the CMK apart: kmsfs has no other names in its encryption
-// contexts.
+// CMK where it is known. The conditions keep other uses of the CMK apart: kmsfs has no other names in its encryption
+// contexts, and one of them in all. ForAllValues alone also holds for a call without a context.
 func leastPolicy(cmk string) *keyPolicy {
 	partition, account := "aws", "ACCOUNT"
 	if ref, err := keysource.KeyRef(cmk).Parse(); err == nil && ref.Account != "" {
@@ -34,7 +34,10 @@ func leastPolicy(cmk string) *keyPolicy {
 		{Sid: "kmsfs uses the key", Effect: "Allow", Principal: who,
 			Action:   []string{"kms:GenerateDataKey", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo"},
 			Resource: "*",
-			Condition: map[string]map[string][]string{"ForAllValues:StringEquals": {
-				"kms:EncryptionContextKeys": {"kmsfs:volume", "kmsfs:file", "kmsfs:format", keysource.BranchContextName}}}},
+			Condition: map[string]map[string][]string{
+				"Null":       {"kms:EncryptionContextKeys": {"false"}},
+				"StringLike": {"kms:EncryptionContext:kmsfs:format": {"*"}},
+				"ForAllValues:StringEquals": {
+					"kms:EncryptionContextKeys": {"kmsfs:volume", "kmsfs:file", "kmsfs:format", keysource.BranchContextName}}}},
 	}}
 }

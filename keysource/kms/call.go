@@ -34,7 +34,7 @@ type Audit struct {
 	ResponseElements map[string]any
 	// KeyMaterialID is the key material that was used; of ReEncrypt there are the two others instead.
 	KeyMaterialID, SourceKeyMaterialID, DestinationKeyMaterialID string
-	// GrantID is the grant that allowed the call, where it was one.
+	// GrantID is the grant that allowed the call, where it was one; of RetireGrant the one to retire.
 	GrantID string
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"kmsfs/keysource"
 	"kmsfs/keysource/kms/policy"
+	"kmsfs/keysource/local"
 )
 
 // grantNameForm is that of AWS KMS.
@@ -189,12 +190,15 @@ func (s *Service) RetireGrant(ctx context.Context, c *Call, in *RetireGrantInput
 			return nil, err
 		}
 		i := slices.IndexFunc(k.Grants, func(g keysource.Grant) bool { return g.ID == id })
-		if i < 0 || !r.retires(&k.Grants[i]) {
-			if err := r.authorize(k, permission{action: r.op}); err != nil {
-				return nil, err
-			}
+		var g *keysource.Grant
+		if i >= 0 {
+			g = &k.Grants[i]
+			c.Audit.GrantID = g.ID
 		}
-		if i < 0 {
+		if err := r.authorizeRetire(k, g); err != nil {
+			return nil, err
+		}
+		if g == nil {
 			return nil, r.refuse("", keysource.CodeNotFound, "Grant ID %s is not found.", clip(id))
 		}
 		if in.DryRun {
@@ -202,6 +206,21 @@ func (s *Service) RetireGrant(ctx context.Context, c *Call, in *RetireGrantInput
 		}
 		return done(s.store.RevokeGrant(ctx, keysource.KeyRef(k.ARN), id))
 	})
+}
+
+// authorizeRetire refuses who may not retire g; nil is a grant that is not there. A grant lets a principal retire itself and
+// no other, and an explicit deny wins over it.
+func (r *request) authorizeRetire(k *local.Key, g *keysource.Grant) error {
+	ask := r.ask(k, permission{action: r.op})
+	decision := policy.Decide(r.s.policy(k), r.c.Caller.Policies, ask)
+	switch {
+	case decision == policy.Allowed:
+		return nil
+	case decision == policy.DeniedByKeyPolicy, decision == policy.DeniedByIdentityPolicy:
+	case g != nil && r.retires(g):
+		return nil
+	}
+	return r.denied(ask, decision)
 }
 
 // retires tells whether the grant itself lets the caller retire it.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"kmsfs/keysource"
+	"kmsfs/keysource/kms/policy"
 )
 
 func TestGrants(t *testing.T) {
@@ -90,6 +91,50 @@ func TestGrants(t *testing.T) {
 	make(b.root(), `"GranteePrincipal":"`+user("y")+`","RetiringPrincipal":"`+user("retirer")+`","Operations":["Decrypt"]`)
 	if list := b.must(b.root(), "ListRetirableGrants", `{"RetiringPrincipal":"`+user("retirer")+`"}`)["Grants"].([]any); len(list) != 1 {
 		t.Errorf("got %v", list)
+	}
+}
+
+// TestRetireGrant has a grant retired by those that it lets, unless a policy denies it, and the record name the grant.
+func TestRetireGrant(t *testing.T) {
+	for _, test := range []struct {
+		name, caller string
+		key          string // a statement of the key policy
+		identity     string // an identity policy
+		want         string
+	}{
+		{"retiring principal", "retirer", "", "", ""},
+		{"grantee with RetireGrant", "grantee", "", "", ""},
+		{"grantee of another grant with RetireGrant", "other", "", "", keysource.CodeAccessDenied},
+		{"policy", "x", "", `{"Statement":{"Effect":"Allow","Action":"kms:RetireGrant","Resource":"*"}}`, ""},
+		{"nobody", "x", "", "", keysource.CodeAccessDenied},
+		{"retiring principal denied by the key policy", "retirer",
+			`,{"Effect":"Deny","Principal":"*","Action":"kms:RetireGrant","Resource":"*"}`, "", keysource.CodeAccessDenied},
+		{"grantee denied by the key policy", "grantee",
+			`,{"Effect":"Deny","Principal":"*","Action":"kms:RetireGrant","Resource":"*"}`, "", keysource.CodeAccessDenied},
+		{"retiring principal denied by an identity policy", "retirer", "",
+			`{"Statement":{"Effect":"Deny","Action":"kms:RetireGrant","Resource":"*"}}`, keysource.CodeAccessDenied},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t)
+			k := b.newKey(CreateKeyInput{Policy: `{"Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"}` + test.key + `]}`})
+			grant := func(members string) map[string]any {
+				return b.must(b.root(), "CreateGrant", `{"KeyId":"`+k+`","Operations":["Decrypt","RetireGrant"],`+members+`}`)
+			}
+			grant(`"GranteePrincipal":"` + user("other") + `"`)
+			g := grant(`"GranteePrincipal":"` + user("grantee") + `","RetiringPrincipal":"` + user("retirer") + `"`)
+			c := b.as(test.caller)
+			if test.identity != "" {
+				doc, err := policy.Parse(test.identity, policy.IdentityPolicy)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Caller.Policies = append(c.Caller.Policies, doc)
+			}
+			b.refused(c, "RetireGrant", fmt.Sprintf(`{"GrantToken":%q}`, g["GrantToken"]), test.want)
+			if c.Audit.GrantID != g["GrantId"] {
+				t.Errorf("the record names the grant %q, want %q", c.Audit.GrantID, g["GrantId"])
+			}
+		})
 	}
 }
 

@@ -96,6 +96,22 @@ func writeAside(fsys fileSystem, owner, aside string, data []byte) (err error) {
 	return nil
 }
 
+// createFor makes an empty file with the owner of the file named owner, unless there is one; an empty owner is who calls. One
+// that is there keeps its owner: in a user's directory it may be a link to anything.
+func createFor(fsys fileSystem, path, owner string) error {
+	f, err := fsys.Create(path)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if owner != "" {
+		err = copyOwner(fsys, owner, f)
+	}
+	return errors.Join(err, f.Close())
+}
+
 // copyOwner gives f the owner of the file at path, so that root can change a user's key store without taking it away
 // from the user.
 func copyOwner(fsys fileSystem, path string, f file) error {

@@ -26,9 +26,11 @@ func sealStore(sn *snapshot, storeKey *[secretSize]byte, rand io.Reader) ([]byte
 	defer clear(key[:])
 	b := sealOnce(&key, append(make([]byte, 0, headerSize+len(body)+tagSize), head...), body, head)
 	// What cannot be read again must never reach the disk.
-	if _, err := openStore(b, storeKey); err != nil {
+	again, err := openStore(b, storeKey)
+	if err != nil {
 		return nil, header{}, fmt.Errorf("sealed key store does not open: %w", err)
 	}
+	again.wipeUnless(nil)
 	return b, h, nil
 }
 

@@ -93,15 +93,24 @@ func (s *Store) reload() error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case next.header == have:
-		return nil
-	case next.header.storeID != have.storeID:
-		return damaged("another key store was put in its place")
-	case next.header.generation <= have.generation:
-		return damaged("it went back from generation %d to %d", have.generation, next.header.generation)
+	if err := next.follows(have); err != nil || next.header == have {
+		next.wipeUnless(nil)
+		return err
 	}
 	s.publish(next)
+	return nil
+}
+
+// follows refuses what cannot stand in the place of the generation with the header have.
+func (sn *snapshot) follows(have header) error {
+	switch {
+	case sn.header == have:
+		return nil
+	case sn.header.storeID != have.storeID:
+		return damaged("another key store was put in its place")
+	case sn.header.generation <= have.generation:
+		return damaged("it went back from generation %d to %d", have.generation, sn.header.generation)
+	}
 	return nil
 }
 

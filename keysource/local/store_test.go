@@ -178,6 +178,25 @@ func TestKeepsOwner(t *testing.T) {
 	}
 }
 
+// TestUsageKeepsOwner has root use a user's key store: the files that this makes are the user's.
+func TestUsageKeepsOwner(t *testing.T) {
+	m, clock := newMemFS(), new(testClock)
+	cfg := Config{Dir: "/v/keys", Clock: clock, fsys: m}
+	s := create(t, cfg)
+	m.names[s.path].uid, m.names[s.path].gid = 4242, 4243
+	for range 2 { // the second time there is a file; whoever has it, it is the user's again
+		use(t, s, DefaultAlias)
+		clock.advance(usageInterval + time.Second)
+		use(t, s, DefaultAlias)
+		for _, path := range []string{s.usagePath(), s.usagePath() + ".lock"} {
+			if n := m.names[path]; n == nil || n.uid != 4242 || n.gid != 4243 {
+				t.Errorf("%s: %+v", path, n)
+			}
+		}
+		m.names[s.usagePath()].uid = 0
+	}
+}
+
 func TestStoreNeverShows(t *testing.T) {
 	s := create(t, Config{})
 	type wrapper struct{ s *Store }

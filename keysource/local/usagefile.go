@@ -42,7 +42,11 @@ func (s *Store) usagePath() string { return filepath.Join(s.cfg.Dir, UsageName) 
 // writeUsage merges what this process knows into the file. The caller holds usage.mu.
 func (s *Store) writeUsage(ctx context.Context) error {
 	// A lock of its own: uses must not wait for an administrator.
-	lock, err := lockFile(ctx, s.cfg.fsys, s.usagePath()+".lock")
+	path := s.usagePath() + ".lock"
+	if err := createFor(s.cfg.fsys, path, s.usageOwner()); err != nil {
+		return err
+	}
+	lock, err := lockFile(ctx, s.cfg.fsys, path)
 	if err != nil {
 		return err
 	}
@@ -68,7 +72,20 @@ func (s *Store) writeUsage(ctx context.Context) error {
 	if _, err := readFile(s.cfg.fsys, s.usagePath(), maxUsageSize); errors.Is(err, fs.ErrNotExist) {
 		how = createNew
 	}
-	return writeDurable(s.cfg.fsys, s.usagePath(), b, how)
+	owner := s.usageOwner()
+	if owner == "" {
+		return writeDurable(s.cfg.fsys, s.usagePath(), b, how)
+	}
+	return writeDurableFor(s.cfg.fsys, s.usagePath(), owner, b, how)
+}
+
+// usageOwner is the file whose owner gets what is written here: root uses a user's key store without taking the record
+// away from the user. Empty is who calls, as nobody else can give files away.
+func (s *Store) usageOwner() string {
+	if s.cfg.fsys.UserID() != 0 {
+		return ""
+	}
+	return s.path
 }
 
 // knownKeys are the ids of all CMKs.

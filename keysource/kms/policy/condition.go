@@ -91,7 +91,7 @@ func (c *condition) parseKey(m member) error {
 		if hasVariable(v) {
 			return malformed("Policy variables are not supported: %q.", clip(v))
 		}
-		if c.operator.valid != nil && !c.operator.valid(v) {
+		if c.operator.valid != nil && !c.operator.valid(v) || c.operator.form != nil && !c.operator.form(v) {
 			return malformed("%q is not a value for the condition operator on %s.", clip(v), clip(m.name))
 		}
 	}

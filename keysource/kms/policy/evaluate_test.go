@@ -182,7 +182,6 @@ func TestConditions(t *testing.T) {
 		{`{"IpAddress":{"aws:SourceIp":"10.1.2.4"}}`, false},
 		{`{"NotIpAddress":{"aws:SourceIp":"10.0.0.0/8"}}`, false},
 		{`{"ArnLike":{"aws:PrincipalArn":"arn:aws:iam::*:user/*"}}`, true},
-		{`{"ArnEquals":{"aws:PrincipalArn":"arn:*"}}`, false},
 		{`{"ArnNotLike":{"aws:PrincipalArn":"arn:aws:iam::*:role/*"}}`, true},
 		// Names that differ only in case are one key: all values must match.
 		{`{"StringEquals":{"kms:EncryptionContext:twice":"a"}}`, false},

@@ -14,6 +14,8 @@ type operator struct {
 	negated bool
 	// valid, where not nil, tells whether a value can be compared.
 	valid func(v string) bool
+	// form, where not nil, tells whether a value of a policy can match anything; those of requests need no form.
+	form func(want string) bool
 }
 
 // operators are the condition operators that are supported, as AWS names them.
@@ -24,10 +26,10 @@ var operators = map[string]operator{
 	"StringNotEqualsIgnoreCase": {compare: strings.EqualFold, negated: true},
 	"StringLike":                {compare: like},
 	"StringNotLike":             {compare: like, negated: true},
-	"ArnEquals":                 {compare: globARN},
-	"ArnLike":                   {compare: globARN},
-	"ArnNotEquals":              {compare: globARN, negated: true},
-	"ArnNotLike":                {compare: globARN, negated: true},
+	"ArnEquals":                 {compare: globARN, form: isARNPattern},
+	"ArnLike":                   {compare: globARN, form: isARNPattern},
+	"ArnNotEquals":              {compare: globARN, form: isARNPattern, negated: true},
+	"ArnNotLike":                {compare: globARN, form: isARNPattern, negated: true},
 	"Bool":                      {compare: strings.EqualFold, valid: isBool},
 	"NumericEquals":             {compare: func(want, got string) bool { return number(got) == number(want) }, valid: isNumber},
 	"NumericNotEquals":          {compare: func(want, got string) bool { return number(got) == number(want) }, negated: true, valid: isNumber},

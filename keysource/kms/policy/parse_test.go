@@ -76,6 +76,10 @@ func TestParseRefuses(t *testing.T) {
 		"number of text":              condition(`{"NumericEquals":{"kms:RotationPeriodInDays":"many"}}`),
 		"number NaN":                  condition(`{"NumericEquals":{"kms:RotationPeriodInDays":"NaN"}}`),
 		"address of text":             condition(`{"IpAddress":{"aws:SourceIp":"here"}}`),
+		"ARN of five parts":           condition(`{"ArnLike":{"aws:PrincipalArn":"arn:aws:iam::*"}}`),
+		"ARN with a long star":        condition(`{"ArnNotEquals":{"aws:PrincipalArn":["*","arn:*"]}}`),
+		"ARN of two stars":            condition(`{"ArnLikeIfExists":{"aws:PrincipalArn":"**"}}`),
+		"empty ARN":                   condition(`{"ArnEquals":{"aws:PrincipalArn":""}}`),
 		"policy variable":             condition(`{"StringEquals":{"kms:EncryptionContext:user":"${aws:username}"}}`),
 		"too deep":                    condition(strings.Repeat(`{"a":`, 20) + `1` + strings.Repeat(`}`, 20)),
 		"too long":                    `{"Id":"` + strings.Repeat("x", MaxSize) + `","Statement":{` + ok + `}}`,
@@ -88,6 +92,11 @@ func TestParseRefuses(t *testing.T) {
 				t.Errorf("got %v, %v", d, err)
 			}
 		})
+	}
+	for _, arn := range []string{"*", "*:*:*:*:*:*", "arn:aws:iam::111122223333:user/a:b*"} {
+		if _, err := Parse(condition(`{"ArnLike":{"aws:PrincipalArn":"`+arn+`"}}`), KeyPolicy); err != nil {
+			t.Errorf("ARN pattern %s: %v", arn, err)
+		}
 	}
 	if _, err := Parse(statement(ok), IdentityPolicy); err == nil {
 		t.Error("an identity policy with a principal was taken")

@@ -57,10 +57,19 @@ func lower(c byte) byte {
 	return c
 }
 
+// arnParts is how many parts an ARN has: arn, partition, service, region, account and resource.
+const arnParts = 6
+
+// isARNPattern tells whether globARN can match anything with the pattern. In an ARN a star does not stand for a colon, so
+// that a Deny of arn:aws:iam::* would deny nothing.
+func isARNPattern(pattern string) bool {
+	return pattern == "*" || strings.Count(pattern, ":") >= arnParts-1
+}
+
 // globARN is glob on each of the six parts of an ARN by itself, so that a star in one does not reach into the next.
 func globARN(pattern, s string) bool {
-	ps, ss := strings.SplitN(pattern, ":", 6), strings.SplitN(s, ":", 6)
-	if len(ps) != len(ss) || len(ps) != 6 {
+	ps, ss := strings.SplitN(pattern, ":", arnParts), strings.SplitN(s, ":", arnParts)
+	if len(ps) != len(ss) || len(ps) != arnParts {
 		return pattern == "*"
 	}
 	for i := range ps {
