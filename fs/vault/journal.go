@@ -254,6 +254,14 @@ func (j *journal) begin(s *segment) error {
 	return nil
 }
 
+// nameOf returns the name of the file of s.
+func (j *journal) nameOf(s *segment) string {
+	if s == j.segs[1] {
+		return journalNames()[1]
+	}
+	return journalNames()[0]
+}
+
 // open makes the file of s anew. j.mu is held.
 func (j *journal) open(s *segment) error {
 	if j.dir == nil {
@@ -263,10 +271,7 @@ func (j *journal) open(s *segment) error {
 		}
 		j.dir = d
 	}
-	name := journalNames()[0]
-	if s == j.segs[1] {
-		name = journalNames()[1]
-	}
+	name := j.nameOf(s)
 	if s.f != nil {
 		s.f.Close()
 		s.f = nil
@@ -560,10 +565,7 @@ var errNotInPlace = errors.New("not in place yet")
 func (j *journal) empty(s *segment) error {
 	j.mu.Lock()
 	f, bad, dir := s.f, s.bad, j.dir
-	name := journalNames()[0]
-	if s == j.segs[1] {
-		name = journalNames()[1]
-	}
+	name := j.nameOf(s)
 	j.mu.Unlock()
 	if dir == nil || f == nil {
 		return errJournalClosed

@@ -151,7 +151,7 @@ func (v *Vault) readJournal(dir backing.Dir) ([]journalFile, error) {
 		return nil, err
 	}
 	for _, name := range names {
-		if !slices.Contains(append([]string{}, journalNames()[0], journalNames()[1]), name) && !strings.HasPrefix(name, heldPrefix) {
+		if name != journalNames()[0] && name != journalNames()[1] && !strings.HasPrefix(name, heldPrefix) {
 			continue
 		}
 		j, err := v.readJournalFile(dir, name)
@@ -415,25 +415,5 @@ func (v *Vault) holdBack(dir backing.Dir, name string, j journalFile) error {
 		b = append(b, make([]byte, r.Size())...)
 		v.keys.MarshalJournalRecord(b[at:], j.epoch, int64(at), r)
 	}
-	if err := dir.Unlink(aside); err != nil && !errors.Is(err, syscall.ENOENT) {
-		return err
-	}
-	f, err := dir.Open(aside, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(b, 0)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = dir.Rename(aside, dir, name, 0)
-	}
-	if err == nil {
-		err = dir.Sync()
-	}
-	return err
+	return writeAside(dir, aside, name, b)
 }

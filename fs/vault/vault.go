@@ -205,18 +205,18 @@ func Create(ctx context.Context, top backing.Dir, ks keysource.Keysource, c Crea
 			return err
 		}
 	}
-	if err := writeAside(ctl, b); err != nil {
+	if err := writeAside(ctl, configAside, configName, b); err != nil {
 		return err
 	}
 	return top.Sync()
 }
 
-// writeAside replaces the config: written and synced under another name, renamed, and the rename synced.
-func writeAside(ctl backing.Dir, b []byte) error {
-	if err := ctl.Unlink(configAside); err != nil && !errors.Is(err, syscall.ENOENT) {
+// writeAside makes b the content of name in dir: written and synced as aside, renamed, and the rename synced.
+func writeAside(dir backing.Dir, aside, name string, b []byte) error {
+	if err := dir.Unlink(aside); err != nil && !errors.Is(err, syscall.ENOENT) {
 		return err
 	}
-	f, err := ctl.Open(configAside, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
+	f, err := dir.Open(aside, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -228,12 +228,12 @@ func writeAside(ctl backing.Dir, b []byte) error {
 		err = e
 	}
 	if err == nil {
-		err = ctl.Rename(configAside, ctl, configName, 0)
+		err = dir.Rename(aside, dir, name, 0)
 	}
 	if err != nil {
 		return err
 	}
-	return ctl.Sync()
+	return dir.Sync()
 }
 
 // ReadConfig reads the config of the vault in top. It is not verified: that needs the volume key.
