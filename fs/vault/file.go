@@ -417,7 +417,7 @@ func (f *file) unlock(ctx context.Context) error {
 		f.keyMu.Unlock()
 		var err error
 		if key == nil || key.ID() != id { // another host may have given it another key
-			key, err = f.v.tables.fileKey(ctx, loc, id)
+			key, err = f.v.fileKey(ctx, loc, id)
 		}
 		if err == nil {
 			f.mu.Lock()

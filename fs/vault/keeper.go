@@ -3,9 +3,7 @@ package vault
 import (
 	"errors"
 	"math"
-	"sort"
 	"sync"
-	"syscall"
 	"time"
 
 	"kmsfs/envelope"
@@ -134,7 +132,7 @@ func (k *keeper) run() error {
 		}
 	}
 	k.v.files.trim(k.v, math.MaxInt)
-	if left, e := k.v.tables.zero(erased); e != nil {
+	if left, e := k.v.sidecar.Zero(erased, k.v.appends); e != nil {
 		errs = append(errs, e)
 		k.mu.Lock()
 		k.erased = append(k.erased, left...)
@@ -143,86 +141,8 @@ func (k *keeper) run() error {
 	return errors.Join(errs...)
 }
 
-// zero erases records, table by table, and gives their space back. It returns those that are to be tried again.
-func (t *tables) zero(locs []envelope.Locator) (left []envelope.Locator, err error) {
-	sort.Slice(locs, func(i, j int) bool {
-		if locs[i].Table != locs[j].Table {
-			return locs[i].Table < locs[j].Table
-		}
-		return locs[i].Slot < locs[j].Slot
-	})
-	var errs []error
-	for len(locs) > 0 {
-		n := 1
-		for n < len(locs) && locs[n].Table == locs[0].Table {
-			n++
-		}
-		if err := t.zeroTable(locs[0].Table, locs[:n]); err != nil {
-			errs = append(errs, err)
-			if !errors.Is(err, ErrNoKey) { // it is not that the table is gone
-				left = append(left, locs[:n]...)
-			}
-		}
-		locs = locs[n:]
-	}
-	return left, errors.Join(errs...)
-}
-
-func (t *tables) zeroTable(id uint64, locs []envelope.Locator) error {
-	tb, err := t.get(id)
-	if err != nil {
-		return err
-	}
-	slotSize := tb.slotSize
-	t.release(tb)
-	f, err := t.v.keysDir.Open(envelope.TableName(id), syscall.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	zeros := make([]byte, slotSize)
-	for _, l := range locs {
-		if l.Slot == 0 {
-			continue
-		}
-		if _, err := f.WriteAt(zeros, int64(l.Slot)*slotSize); err != nil {
-			return err
-		}
-	}
-	if t.v.shared || t.v.pool.current() == id {
-		return nil // whoever appends to the table goes on in it
-	}
-	whole := make([]byte, tableSlots*512+1)
-	n, err := f.ReadAt(whole, 0)
-	if err != nil {
-		return err
-	}
-	if n == len(whole) {
-		return nil // of another make, and larger than is read here
-	}
-	whole = whole[:n]
-	if allZero(whole[min(n, int(slotSize)):]) {
-		t.forget(id)
-		return t.v.keysDir.Unlink(envelope.TableName(id))
-	}
-	for page := int64(envelope.BlockSize); page+envelope.BlockSize <= int64(n); page += envelope.BlockSize {
-		end := page
-		for end+envelope.BlockSize <= int64(n) && allZero(whole[end:end+envelope.BlockSize]) {
-			end += envelope.BlockSize
-		}
-		if end > page {
-			f.Allocate(fallocKeepSize|fallocPunchHole, page, end-page) // space only: failing is harmless
-			page = end
-		}
-	}
-	return nil
-}
-
-func (p *pool) current() uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.tableID
-}
+// appends tells whether somebody may be appending to key table id.
+func (v *Vault) appends(id uint64) bool { return v.shared || v.pool.table.Table() == id }
 
 func allZero(b []byte) bool {
 	for len(b) >= 8 {

@@ -559,7 +559,7 @@ func (v *Vault) eraseKeyOf(bf backing.File) {
 
 // eraseRecord erases the record at loc if it is that of id: a forged header does not erase another file's.
 func (v *Vault) eraseRecord(loc envelope.Locator, id envelope.FileID) {
-	if _, err := v.tables.record(loc, id); err == nil {
+	if _, err := v.record(loc, id); err == nil {
 		v.keeper.erase(loc)
 	}
 }

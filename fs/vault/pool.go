@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/vault/sidecar"
 )
 
 // The stock of keys: the first, and the largest that demand makes it grow to.
@@ -61,17 +62,16 @@ type pool struct {
 	err      error         // of the last key that failed, nil after one that did not
 	last     time.Time     // when keys were last ordered
 	closed   bool
-	tableID  uint64 // of the table being written
 	hurry    chan struct{}
 	stopping chan struct{}
 	wg       sync.WaitGroup // workers and writer
 
-	table *tableWriter // the writer's own
+	table *sidecar.Writer // the writer's own, but for its Table
 }
 
 // start makes the pool ready for use.
 func (p *pool) start(v *Vault) {
-	p.v, p.stock = v, poolFirst
+	p.v, p.stock, p.table = v, poolFirst, v.sidecar.NewWriter(v.now)
 	p.changed, p.hurry, p.stopping = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
 }
 
@@ -262,6 +262,22 @@ func (p *pool) writer() {
 	}
 }
 
+// write makes the records of batch durable and fills in the locators.
+func (p *pool) write(batch []made) error {
+	records := make([]*envelope.Record, len(batch))
+	for i, m := range batch {
+		records[i] = m.record
+	}
+	locs, err := p.table.Append(records)
+	if err != nil {
+		return err
+	}
+	for i, loc := range locs {
+		batch[i].loc = loc
+	}
+	return nil
+}
+
 // gather waits for more records to make durable at once: not for long while somebody waits, and not at all where no more
 // are coming or enough are there.
 func (p *pool) gather() {
@@ -308,5 +324,5 @@ func (p *pool) close() {
 		b.key.Wipe()
 		p.v.keeper.erase(b.loc)
 	}
-	p.abandon()
+	p.table.Close()
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/vault/sidecar"
 	"kmsfs/keysource"
 )
 
@@ -99,7 +100,7 @@ func (a *readAhead) asked(loc envelope.Locator, took time.Duration) {
 		a.fetch(loc.Table, t, n+2, now, byGuess)
 	}
 	if miss && (t.fetched > 1 || shown) {
-		for i := range uint32(tableSlots / aheadSlots) {
+		for i := range uint32(sidecar.TableSlots / aheadSlots) {
 			a.fetch(loc.Table, t, i, now, byGuess)
 		}
 	}
@@ -168,14 +169,10 @@ func (a *readAhead) fetch(id uint64, t *aheadTable, n uint32, now time.Time, why
 // load reads the records of an extent, but for those in skip, and queues their keys. What cannot be read is for who needs
 // it to report.
 func (a *readAhead) load(id uint64, n uint32, skip uint64) {
-	tb, err := a.v.tables.get(id)
+	b, slotSize, err := a.v.sidecar.Slots(id, n*aheadSlots, aheadSlots)
 	if err != nil {
 		return
 	}
-	b := make([]byte, aheadSlots*tb.slotSize)
-	got, _ := tb.f.ReadAt(b, int64(n)*aheadSlots*tb.slotSize)
-	slotSize := int(tb.slotSize)
-	a.v.tables.release(tb)
 	var keys []aheadKey
 	missing := 0
 	for i := range aheadSlots {
@@ -183,7 +180,7 @@ func (a *readAhead) load(id uint64, n uint32, skip uint64) {
 			continue
 		}
 		missing++
-		if n == 0 && i == 0 || (i+1)*slotSize > got { // the table's header, its end
+		if n == 0 && i == 0 || (i+1)*slotSize > len(b) { // the table's header, its end
 			continue
 		}
 		r, err := envelope.ParseRecord(b[i*slotSize : (i+1)*slotSize])

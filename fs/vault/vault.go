@@ -27,6 +27,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/sidecar"
 	"kmsfs/keysource"
 )
 
@@ -101,7 +102,7 @@ type Vault struct {
 
 	top     backing.Dir // the vault directory
 	ctlDir  backing.Dir
-	keysDir backing.Dir
+	sidecar *sidecar.Sidecar
 	tmpDir  backing.Dir
 	lock    backing.File
 
@@ -122,7 +123,6 @@ type Vault struct {
 
 	dirs     dirCache
 	files    fileCache
-	tables   tables
 	pool     pool
 	ahead    readAhead
 	spares   spares
@@ -313,8 +313,8 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	if v.keys, err = v.openVolumeKey(ctx); err != nil {
 		return nil, err
 	}
-	if v.keysDir, err = v.ctlDir.OpenDir(keysName); err != nil {
-		return nil, fmt.Errorf("%w: .kmsfs/%s: %w", ErrCorrupt, keysName, err)
+	if v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	if v.tmpDir, err = v.ctlDir.OpenDir(tmpName); err != nil {
 		if !v.readOnly && errors.Is(err, syscall.ENOENT) { // a copy may lack an empty directory
@@ -340,7 +340,6 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	}
 	v.root.dir = &dirState{id: v.keys.RootDir(), h: h, users: 1} // in use for ever
 	v.ctx, v.cancel = context.WithCancel(context.Background())
-	v.tables = tables{v: v, open: map[uint64]*table{}}
 	v.pool.start(v)
 	v.ahead = readAhead{v: v, most: o.KeysAhead, tables: map[uint64]*aheadTable{}}
 	v.spares = spares{v: v}
@@ -476,7 +475,6 @@ func (v *Vault) Close() error {
 	}
 	v.reaper.stop()
 	v.wg.Wait()
-	v.tables.close()
 	for _, f := range v.files.rest() { // what could not be settled
 		f.close()
 	}
@@ -495,7 +493,11 @@ func (v *Vault) closeHandles() {
 	if v.keys != nil {
 		v.keys.Wipe()
 	}
-	for _, c := range []io.Closer{v.lock, v.keysDir, v.tmpDir, v.ctlDir, v.top} {
+	if v.sidecar != nil {
+		v.sidecar.Close()
+		v.sidecar = nil
+	}
+	for _, c := range []io.Closer{v.lock, v.tmpDir, v.ctlDir, v.top} {
 		switch h := c.(type) {
 		case backing.File:
 			if h != nil {
@@ -507,5 +509,5 @@ func (v *Vault) closeHandles() {
 			}
 		}
 	}
-	v.lock, v.keysDir, v.tmpDir, v.ctlDir, v.top = nil, nil, nil, nil, nil
+	v.lock, v.tmpDir, v.ctlDir, v.top = nil, nil, nil, nil
 }

@@ -372,5 +372,5 @@ func (v *Vault) KeyInfo(n *Node) (*envelope.Record, error) {
 	if err != nil || is.form == formEmpty {
 		return nil, n.fail("open", err)
 	}
-	return v.tables.record(is.loc, is.id)
+	return v.record(is.loc, is.id)
 }
