@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/backing"
 )
 
 // recover puts in place what the journal has of f, whose key is there but not in f yet, and reads its header anew. On a
@@ -25,16 +26,15 @@ func (f *file) recover(key *envelope.FileKey) error {
 	} else if err = f.keepingTime(do); err == nil {
 		err = f.bf.DataSync()
 	}
+	var st backing.Stat
 	if err == nil {
-		st, e := f.bf.Stat()
-		if err = e; err == nil {
-			err = f.readHeader(st.Size)
-		}
+		st, err = f.bf.Stat()
 	}
 	if err != nil {
 		f.v.recovery.put(id, x)
+		return err
 	}
-	return err
+	return f.readHeader(st.Size) // what it refuses is no better with the journal
 }
 
 // replay puts records in place, in any state that a crash has left the file in.

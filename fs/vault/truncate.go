@@ -146,6 +146,11 @@ func (f *file) cut(size int64) error {
 	if err := f.voidRecords(); err != nil {
 		return err
 	}
+	if size > f.floor { // the stored size that the header is to vouch for may be in memory only
+		if err := f.bf.DataSync(); err != nil {
+			return err
+		}
+	}
 	if err := f.writeHeader(f.flags&^envelope.FlagExact|envelope.FlagCut, size); err != nil {
 		return err
 	}
