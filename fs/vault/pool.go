@@ -79,6 +79,7 @@ func (p *pool) start(v *Vault) {
 
 // take returns a key. It waits for the keysource only where none is ready.
 func (p *pool) take(ctx context.Context) (bound, error) {
+	p.v.watch.look()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ordered := false
