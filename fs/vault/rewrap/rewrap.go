@@ -96,6 +96,7 @@ const (
 	ResultRewrapped = "rewrapped" // durable
 	ResultErased    = "erased"    // the record was erased or changed by another meanwhile: nothing was done
 	ResultFailed    = "failed"    // the record is as it was
+	ResultDamaged   = "damaged"   // the record, or with slot 0 the table, cannot be read
 )
 
 // Progress is how far a run is.
@@ -127,7 +128,8 @@ type Summary struct {
 	KeyChanged bool
 	// CallTime is how long a call of DescribeKey took.
 	CallTime time.Duration
-	Took     time.Duration
+	Took     time.Duration // in all; Waited of it for mounts to notice the config
+	Waited   time.Duration
 }
 
 // Run rewraps the vault in top. ks is asked by Options.Concurrency goroutines and should not try failed calls again itself;
@@ -167,6 +169,7 @@ func (r *run) all(ctx context.Context) error {
 		if err := r.settle(ctx); err != nil {
 			return err
 		}
+		r.o.Force = false // what was current is done
 		if err := r.tables(ctx, 2); err != nil {
 			return err
 		}
@@ -179,6 +182,8 @@ func (r *run) all(ctx context.Context) error {
 
 // settle waits until mounts have noticed the config.
 func (r *run) settle(ctx context.Context) error {
+	began := time.Now()
+	defer func() { r.waited = time.Since(began) }()
 	select {
 	case <-time.After(r.o.Settle):
 		return nil

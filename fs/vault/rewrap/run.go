@@ -35,6 +35,7 @@ type run struct {
 	pace    *pacer
 	jobs    chan *job
 	changed bool // the config was rewritten
+	waited  time.Duration
 
 	describing sync.Mutex // held while describing
 	cmks       map[keysource.KeyRef]cmk
@@ -104,7 +105,7 @@ func (r *run) summary() Summary {
 	return Summary{Volume: r.cfg.Volume, Tables: r.progress.Tables, Records: c.records.Load(), Behind: c.behind.Load(),
 		Rewrapped: c.rewrapped.Load(), Meanwhile: c.meanwhile.Load(), Failed: c.failed.Load(), Damaged: c.damaged.Load(),
 		Calls: c.calls.Load(), Describes: c.describes.Load(), Throttled: c.throttled.Load(), VolumeKey: r.volumeKey,
-		KeyChanged: r.keyChanged, CallTime: r.callTime}
+		KeyChanged: r.keyChanged, CallTime: r.callTime, Waited: r.waited}
 }
 
 // pass begins a pass: what is known of CMKs may have changed.
@@ -145,7 +146,9 @@ type job struct {
 // part rewraps what is behind in part of a table, and saves it.
 func (r *run) part(ctx context.Context, pass int, p *sidecar.Part) error {
 	if p.Err != nil {
-		r.damage(p.Table, 0, p.Err)
+		if err := r.damage(p.Table, 0, p.Err); err != nil {
+			return err
+		}
 	}
 	var jobs []*job
 	for e := range p.Entries() {
@@ -153,7 +156,9 @@ func (r *run) part(ctx context.Context, pass int, p *sidecar.Part) error {
 			r.counts.records.Add(1)
 		}
 		if e.Err != nil {
-			r.damage(p.Table, e.Loc.Slot, e.Err)
+			if err := r.damage(p.Table, e.Loc.Slot, e.Err); err != nil {
+				return err
+			}
 			continue
 		}
 		if r.o.Only != nil && !r.o.Only(e.Loc, e.Record.ID) {
@@ -349,13 +354,15 @@ func (r *run) fail(j *job) error {
 	return nil
 }
 
-// damage notes a record, or with slot 0 a table, that cannot be read.
-func (r *run) damage(table uint64, slot uint32, err error) {
-	if !r.note(envelope.Locator{Table: table, Slot: slot}) {
-		return
+// damage tells of a record, or with slot 0 a table, that cannot be read.
+func (r *run) damage(table uint64, slot uint32, err error) error {
+	loc := envelope.Locator{Table: table, Slot: slot}
+	if !r.note(loc) {
+		return nil
 	}
 	r.counts.damaged.Add(1)
 	r.log.Warn("a record cannot be read", "table", envelope.TableName(table), "slot", slot, "err", err)
+	return r.event(loc, envelope.FileID{}, ResultDamaged, &plan{}, nil, "", err)
 }
 
 // note remembers a record that stays as it is; false: it was noted.
