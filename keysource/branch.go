@@ -229,6 +229,14 @@ func (b *Branch) Purge() {
 	b.cache.Purge()
 }
 
+// Renew begins new branch keys: data keys made from now on are under the CMK and key material that are current. What the
+// cache has stays.
+func (b *Branch) Renew() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.current)
+}
+
 // Stats returns the counters of the cache.
 func (b *Branch) Stats() CacheStats { return b.cache.Stats() }
 

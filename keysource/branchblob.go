@@ -48,6 +48,16 @@ func isBranchBlob(blob []byte) bool {
 	return len(blob) > kind && string(blob[:kind]) == branchMagic[:kind]
 }
 
+// BranchOf tells whether a wrapped key is wrapped by a branch key, and by which: keys with the same name are under the same
+// wrapping of the same branch key, and cost one call of [Branch.ReEncrypt] together.
+func BranchOf(blob []byte) (name string, ok bool) {
+	b, err := parseBranchBlob("", blob)
+	if err != nil {
+		return "", false
+	}
+	return string(b.id[:]) + string(b.wrapped), true
+}
+
 // parseBranchBlob takes a blob apart. What is not well-formed is ErrInvalidCiphertext, another version ErrUnsupported.
 func parseBranchBlob(op string, blob []byte) (b branchBlob, err error) {
 	malformed := func(why string) (branchBlob, error) {

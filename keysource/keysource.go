@@ -105,4 +105,6 @@ type ReEncryptResult struct {
 	KeyID string
 	// KeyMaterialID is the key material of the new wrapping.
 	KeyMaterialID string
+	// RequestID is the KMS's id of the request; empty where there is none.
+	RequestID string
 }

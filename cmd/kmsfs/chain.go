@@ -66,6 +66,9 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 	}
 	opts := vault.Options{Log: log, Deadline: p.Keys.timeout() + deadlineMargin, Opens: vault.Untracked, // an exclusive mount lets the kernel open without asking
 		OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead}
+	if b, ok := m.keys.(*keysource.Branch); ok {
+		opts.Renew = b.Renew
+	}
 	if p.Shared {
 		opts.Sharing = vault.Shared
 	}

@@ -10,6 +10,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/rewrap"
 	"kmsfs/keysource"
 	"kmsfs/keysource/kms/audit"
 	"kmsfs/keysource/local"
@@ -56,6 +57,8 @@ func exitTable() []exit {
 	return []exit{
 		{0, 0, "done", "", nil},
 		{130, mountInterrupt, "interrupted", "", []error{context.Canceled}},
+		{30, mountFailure, "rewrap: some keys were not rewrapped, and are as they were", "", []error{rewrap.ErrIncomplete}},
+		{31, mountFailure, "rewrap: all keys were rewrapped, but the CMK of new files was not changed", "", []error{rewrap.ErrKeyKept}},
 		{exitUsage, mountUsage, "wrong usage: verb, argument, flag or mount option", "kmsfs --help", []error{errUsage,
 			keysource.ErrInvalidArgument}},
 		{5, mountFailure, "the vault is in use, or the mountpoint is a mount of kmsfs already", "kmsfs status",

@@ -14,16 +14,17 @@ import (
 func (v *Vault) newKey(ctx context.Context) (made, error) {
 	var id envelope.FileID
 	rand.Read(id[:])
-	kc := envelope.FileContext(v.cfg.Volume, id)
+	cfg := v.current.Load()
+	kc := envelope.FileContext(cfg.Volume, id)
 	dk, err := v.ks.GenerateDataKey(ctx, keysource.GenerateDataKeyInput{
-		KeyID: keysource.KeyRef(v.cfg.Key), EncryptionContext: kc, NumberOfBytes: envelope.KeySize,
+		KeyID: keysource.KeyRef(cfg.Key), EncryptionContext: kc, NumberOfBytes: envelope.KeySize,
 	})
 	if err != nil {
 		return made{}, err
 	}
 	defer dk.Plaintext.Wipe()
 	var more []string
-	for _, w := range v.cfg.Wrappings[1:] {
+	for _, w := range cfg.Wrappings[1:] {
 		if w.KeyARN != dk.KeyID { // an alias may have moved to it
 			more = append(more, w.KeyARN)
 		}

@@ -35,6 +35,7 @@ type bound struct {
 	id  envelope.FileID
 	loc envelope.Locator
 	key *envelope.FileKey
+	gen int // of the pool when it was ordered
 }
 
 // made is a data key whose record is not durable yet.
@@ -62,6 +63,7 @@ type pool struct {
 	err      error         // of the last key that failed, nil after one that did not
 	last     time.Time     // when keys were last ordered
 	closed   bool
+	gen      int // counts drains: a key of before is given up
 	hurry    chan struct{}
 	stopping chan struct{}
 	wg       sync.WaitGroup // workers and writer
@@ -77,6 +79,7 @@ func (p *pool) start(v *Vault) {
 
 // take returns a key. It waits for the keysource only where none is ready.
 func (p *pool) take(ctx context.Context) (bound, error) {
+	p.v.watch.look()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ordered := false
@@ -131,12 +134,30 @@ func (p *pool) coming() int {
 func (p *pool) put(b bound) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.closed {
+	if !p.closed && b.gen == p.gen {
 		p.ready = append(p.ready, b)
 		p.announce()
 		return
 	}
+	b.key.Wipe()
 	p.v.keeper.erase(b.loc)
+}
+
+// drain gives up the keys at hand and under way, which are not to encrypt anything any more, and erases their records.
+func (p *pool) drain() {
+	p.mu.Lock()
+	ready, unwritten := p.ready, p.made
+	p.ready, p.made = nil, nil
+	p.gen++
+	p.announce() // who waits orders anew
+	p.mu.Unlock()
+	for _, b := range ready {
+		b.key.Wipe()
+		p.v.keeper.erase(b.loc)
+	}
+	for _, m := range unwritten {
+		m.key.Wipe()
+	}
 }
 
 // order has keys made to fill the stock, which grows with demand; a single one after a failure, to see whether all is well
@@ -173,9 +194,13 @@ func (p *pool) work() {
 func (p *pool) worker() {
 	for more := true; more; {
 		began := time.Now()
+		p.mu.Lock()
+		gen := p.gen
+		p.mu.Unlock()
 		ctx, cancel := context.WithTimeout(p.v.ctx, p.v.deadline)
 		m, err := p.v.newKey(ctx)
 		cancel()
+		m.gen = gen
 		more = p.deliver(m, err, time.Since(began) > slowCall)
 	}
 }
@@ -191,6 +216,9 @@ func (p *pool) deliver(m made, err error, slow bool) bool {
 		if len(p.ready) > 0 && p.v.ctx.Err() == nil { // else who waits for a key reports it
 			p.v.log.Warn("no new data keys", "err", err)
 		}
+	} else if m.gen != p.gen {
+		m.key.Wipe() // drained meanwhile; one that is wanted is made instead
+		p.todo++
 	} else {
 		p.slow = slow
 		p.made = append(p.made, m)
@@ -249,6 +277,9 @@ func (p *pool) writer() {
 		for _, m := range batch {
 			if err != nil {
 				m.key.Wipe()
+			} else if m.gen != p.gen {
+				m.key.Wipe()
+				p.v.keeper.erase(m.loc)
 			} else {
 				p.ready = append(p.ready, m.bound)
 			}

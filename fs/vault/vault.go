@@ -89,16 +89,23 @@ type Options struct {
 	// KeysAhead is how many data keys may be decrypted ahead of need where a pattern shows; 0: none. It pays only where
 	// the keysource keeps what it has decrypted.
 	KeysAhead int
+	// Renew is called when the config was changed, by a rewrap: a keysource that wraps keys itself begins anew; nil:
+	// nothing is.
+	Renew func()
 }
 
 // Vault is an open vault.
 type Vault struct {
-	cfg  *envelope.Config
+	cfg  *envelope.Config // as it was opened
 	geo  envelope.Geometry
 	keys *envelope.VolumeKeys
 	ks   keysource.Keysource
 	log  *slog.Logger
 	now  func() time.Time
+
+	current atomic.Pointer[envelope.Config] // as it is now, see configWatch
+	watch   configWatch
+	renew   func() // see Options.Renew
 
 	top     backing.Dir // the vault directory
 	ctlDir  backing.Dir
@@ -211,7 +218,12 @@ func Create(ctx context.Context, top backing.Dir, ks keysource.Keysource, c Crea
 	return top.Sync()
 }
 
-// writeAside makes b the content of name in dir: written and synced as aside, renamed, and the rename synced.
+// WriteConfig replaces vault.json in ctl, the directory .kmsfs: after a crash it is old or new. Who calls it holds the lock
+// of the sidecar (sidecar.Locked) from reading what it changes on.
+func WriteConfig(ctl backing.Dir, b []byte) error { return writeAside(ctl, configAside, configName, b) }
+
+// writeAside makes b the content of name in dir: written and synced as aside, renamed, and the rename synced. What it
+// replaces keeps its owner.
 func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 	if err := dir.Unlink(aside); err != nil && !errors.Is(err, syscall.ENOENT) {
 		return err
@@ -221,6 +233,11 @@ func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 		return err
 	}
 	_, err = f.WriteAt(b, 0)
+	if old, e := dir.StatAt(name); err == nil && e == nil && (old.UID != uint32(os.Geteuid()) || old.GID != uint32(os.Getegid())) {
+		if err = f.Chown(old.UID, old.GID); errors.Is(err, syscall.EPERM) {
+			err = nil
+		}
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -287,6 +304,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	}
 	v := &Vault{
 		ks: ks, log: o.Log, now: o.Now, top: top, shared: o.Sharing == Shared, readOnly: o.Access == ReadOnly,
+		renew:    o.Renew,
 		tracked:  o.Opens == Tracked || o.Sharing == Shared,
 		deadline: o.Deadline, keepEvery: o.KeepEvery,
 		uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()),
@@ -340,6 +358,8 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	}
 	v.root.dir = &dirState{id: v.keys.RootDir(), h: h, users: 1} // in use for ever
 	v.ctx, v.cancel = context.WithCancel(context.Background())
+	v.current.Store(v.cfg)
+	v.watch.v = v
 	v.pool.start(v)
 	v.ahead = readAhead{v: v, most: o.KeysAhead, tables: map[uint64]*aheadTable{}}
 	v.spares = spares{v: v}
@@ -349,6 +369,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 		return nil, errors.Join(err, v.Close())
 	}
 	if !v.readOnly {
+		v.wg.Go(v.watch.run)
 		var old []string // before anything new is begun there
 		v.tmpDir.ReadDir(func(e backing.Entry) bool {
 			old = append(old, e.Name)
@@ -424,8 +445,8 @@ func (v *Vault) cleanTmp(old []string) {
 	}
 }
 
-// Config returns the vault's config; it is not to be changed.
-func (v *Vault) Config() *envelope.Config { return v.cfg }
+// Config returns the vault's config as it is now; it is not to be changed.
+func (v *Vault) Config() *envelope.Config { return v.current.Load() }
 
 // Shared says whether other hosts may have the vault mounted.
 func (v *Vault) Shared() bool { return v.shared }

@@ -22,9 +22,14 @@ type answer struct {
 
 // nonsense is the error for an answer that cannot be one.
 func (a answer) nonsense(what string) error {
-	id, _ := awsmiddleware.GetRequestIDMetadata(a.md)
 	return &keysource.Error{Op: a.op, KeyID: string(a.key), Code: codeBadAnswer, Kind: keysource.ErrUnavailable,
-		Message: "the KMS answered " + what, RequestID: printable(id)}
+		Message: "the KMS answered " + what, RequestID: a.requestID()}
+}
+
+// requestID is the KMS's id of the request.
+func (a answer) requestID() string {
+	id, _ := awsmiddleware.GetRequestIDMetadata(a.md)
+	return printable(id)
 }
 
 // plaintext checks the size of a key, and that it is not all zeros.

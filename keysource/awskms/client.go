@@ -107,7 +107,7 @@ func (c *Client) ReEncrypt(ctx context.Context, in keysource.ReEncryptInput) (ke
 	}
 	return keysource.ReEncryptResult{CiphertextBlob: out.CiphertextBlob,
 		SourceKeyID: *out.SourceKeyId, SourceKeyMaterialID: aws.ToString(out.SourceKeyMaterialId),
-		KeyID: *out.KeyId, KeyMaterialID: aws.ToString(out.DestinationKeyMaterialId)}, nil
+		KeyID: *out.KeyId, KeyMaterialID: aws.ToString(out.DestinationKeyMaterialId), RequestID: a.requestID()}, nil
 }
 
 // DescribeKey implements keysource.Keysource.
