@@ -22,10 +22,13 @@ const (
 	ConfigStringMax = 2048
 )
 
+// FeatureZones is the feature of a vault that has, or had, encryption zones.
+const FeatureZones = "zones"
+
 // Config is vault.json (FORMAT.md, Config).
 type Config struct {
 	Volume    VolumeID
-	Features  []string  // none is defined: must be empty
+	Features  []string  // FeatureZones or nothing
 	ChunkSize int       // bytes
 	Keysource string    // URL
 	Key       string    // alias, id or ARN that new data keys are asked of
@@ -59,8 +62,10 @@ type wrappingJSON struct {
 
 // check returns an error for a config that the format cannot hold.
 func (c *Config) check() error {
-	if len(c.Features) > 0 {
-		return unsupported("config: feature %q", c.Features[0])
+	for i, f := range c.Features {
+		if f != FeatureZones || i > 0 {
+			return unsupported("config: feature %q", f)
+		}
 	}
 	if _, err := NewGeometry(c.ChunkSize); err != nil {
 		return fmt.Errorf("config: %w", err)
@@ -101,7 +106,7 @@ func (c *Config) Remarshal() ([]byte, error) {
 		return nil, err
 	}
 	j := configJSON{
-		Format: 1, Volume: c.Volume.String(), Features: []string{}, ChunkSize: c.ChunkSize,
+		Format: 1, Volume: c.Volume.String(), Features: append([]string{}, c.Features...), ChunkSize: c.ChunkSize,
 		Keysource: c.Keysource, Key: c.Key, Created: c.created(),
 		Commitment: hex.EncodeToString(c.commitment[:]), MAC: hex.EncodeToString(c.mac[:]),
 	}

@@ -41,13 +41,21 @@ func ParseConfig(b []byte) (*Config, error) {
 	if !ok {
 		return nil, corrupt("config: no features")
 	}
-	if len(features) > 0 {
-		return nil, unsupported("config: feature %.100s", features[0])
+	var known []string
+	for i, f := range features {
+		if string(f) != `"`+FeatureZones+`"` || i > 0 {
+			return nil, unsupported("config: feature %.100s", f)
+		}
+		known = append(known, FeatureZones)
 	}
-	return m.config()
+	c, err := m.config()
+	if err == nil {
+		c.Features = known
+	}
+	return c, err
 }
 
-// config reads the members of a file of format 1 without features.
+// config reads the members of a file of format 1.
 func (m members) config() (*Config, error) {
 	const known = 10
 	c := &Config{}

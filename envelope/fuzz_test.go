@@ -173,20 +173,26 @@ func FuzzXattr(f *testing.F) {
 
 func FuzzDirFile(f *testing.F) {
 	o := seed(f, "dirfile", func(_ vector, b []byte) { f.Add(b) })
+	f.Add(o.vk.MarshalDirFile(DirID{1}, "alias/zone"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		open := func(b []byte) {
-			id, err := o.vk.ParseDirFile(b)
+			peeked, peekedZone, peekErr := PeekDirFile(b)
+			id, zone, err := o.vk.ParseDirFile(b)
 			if err != nil {
 				return
 			}
-			if again := o.vk.MarshalDirFile(id); !bytes.Equal(again[:], b) {
+			if peekErr != nil || peeked != id || peekedZone != zone {
+				t.Errorf("%x: peeked at %v %q: %v", b, peeked, peekedZone, peekErr)
+			}
+			if again := o.vk.MarshalDirFile(id, zone); !bytes.Equal(again, b) {
 				t.Errorf("%x -> %x", b, again)
 			}
 		}
 		open(b)
 		if len(b) >= DirFileSize {
 			b = bytes.Clone(b)
-			o.vk.directory.sum(b[dirFileMAC:DirFileSize], b[:dirFileMAC], nil)
+			mac := o.vk.dirFileMAC(b)
+			copy(b[dirFileMAC:], mac[:])
 			open(b)
 		}
 	})

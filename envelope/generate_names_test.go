@@ -131,8 +131,8 @@ func (g *generator) xattrs() {
 }
 
 func (g *generator) dirFiles() {
-	b := g.o.vk.MarshalDirFile(DirID(unhexT(g.t, g.v.DirID)))
-	g.accept("directory id", "dirfile", b[:], nil)
+	b := g.o.vk.MarshalDirFile(DirID(unhexT(g.t, g.v.DirID)), "")
+	g.accept("directory id", "dirfile", b, nil)
 	g.refuse("directory id", "id changed", "corrupt", vector{At: 8, XOR: "01"})
 	g.refuse("directory id", "MAC changed", "corrupt", vector{At: 63, XOR: "01"})
 	g.refuse("directory id", "cut", "corrupt", vector{Cut: 63})
@@ -142,5 +142,5 @@ func (g *generator) dirFiles() {
 	g.refuse("directory id", "feature 31", "unsupported", vector{At: 7, XOR: "80"})
 	b[30] = 1
 	g.o.vk.directory.sum(b[48:], b[:48], nil)
-	g.refuseBytes("directory id, reserved byte under the MAC", "dirfile", "corrupt", b[:], nil)
+	g.refuseBytes("directory id, reserved byte under the MAC", "dirfile", "corrupt", b, nil)
 }

@@ -148,7 +148,7 @@ func (o *opener) open(t testing.TB, c vector, data []byte) (want map[string]stri
 		name, value, err := o.vk.OpenXattr(owner, data)
 		return map[string]string{"name": name, "value": hex.EncodeToString(value), "stored": o.vk.XattrName(owner, name)}, err
 	case "dirfile":
-		id, err := o.vk.ParseDirFile(data)
+		id, _, err := o.vk.ParseDirFile(data)
 		return map[string]string{"dir": id.String()}, err
 	case "header":
 		h, err := ParseHeader(data)
