@@ -1,0 +1,310 @@
+package survey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// workersPerCore is how many directories are read at once for each processor: what is not cached waits for the disk.
+const workersPerCore = 4
+
+// dir is a directory to be looked at.
+type dir struct {
+	path string
+	zone int
+}
+
+// walker looks at directories and counts for itself; what it has counted is added up when it ends.
+type walker struct {
+	r     *run
+	zones map[int]map[uint16]Count // by class
+	empty int64
+}
+
+// queue is the directories that are to be looked at; the last found come first, which keeps it short.
+type queue struct {
+	mu   sync.Mutex
+	cond *sync.Cond
+	dirs []dir
+	busy int
+	stop bool
+}
+
+func (q *queue) put(d dir) {
+	q.mu.Lock()
+	q.dirs = append(q.dirs, d)
+	q.mu.Unlock()
+	q.cond.Signal()
+}
+
+// take returns the next directory; false when all is done.
+func (q *queue) take() (dir, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.dirs) == 0 && q.busy > 0 && !q.stop {
+		q.cond.Wait()
+	}
+	if len(q.dirs) == 0 || q.stop {
+		return dir{}, false
+	}
+	d := q.dirs[len(q.dirs)-1]
+	q.dirs = q.dirs[:len(q.dirs)-1]
+	q.busy++
+	return d, true
+}
+
+func (q *queue) done() {
+	q.mu.Lock()
+	q.busy--
+	q.mu.Unlock()
+	q.cond.Broadcast()
+}
+
+func (q *queue) end() {
+	q.mu.Lock()
+	q.stop = true
+	q.mu.Unlock()
+	q.cond.Broadcast()
+}
+
+// walk looks at the whole tree.
+func (r *run) walk(ctx context.Context) error {
+	q := &queue{dirs: []dir{{}}}
+	q.cond = sync.NewCond(&q.mu)
+	stop := context.AfterFunc(ctx, q.end)
+	defer stop()
+	var wg sync.WaitGroup
+	var failed error
+	for range workersPerCore * runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			w := &walker{r: r, zones: map[int]map[uint16]Count{}}
+			for {
+				d, ok := q.take()
+				if !ok {
+					break
+				}
+				if err := w.look(d, q); err != nil {
+					r.mu.Lock()
+					failed = err
+					r.mu.Unlock()
+					q.end()
+				}
+				q.done()
+			}
+			w.addUp()
+		})
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return failed
+}
+
+// addUp adds what w has counted to the result.
+func (w *walker) addUp() {
+	r := w.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.res.Empty += w.empty
+	for z, classes := range w.zones {
+		zone := &r.res.Zones[z]
+		for c, n := range classes {
+			if c != 0 {
+				k := int(c) - 1
+				r.res.Classes[k].Files += n.Files
+				r.res.Classes[k].Bytes += n.Bytes
+				sum := zone.Classes[k]
+				sum.add(n)
+				zone.Classes[k] = sum
+			}
+			zone.add(n)
+		}
+	}
+}
+
+// open opens the directory with the given stored names, one by one: none of them is followed anywhere else.
+func (r *run) open(path string) (backing.Dir, error) {
+	d, err := r.top.Dup()
+	for err == nil && path != "" {
+		name, rest := path, ""
+		for i := range len(path) {
+			if path[i] == '/' {
+				name, rest = path[:i], path[i+1:]
+				break
+			}
+		}
+		var next backing.Dir
+		next, err = d.OpenDir(name)
+		d.Close()
+		d, path = next, rest
+	}
+	return d, err
+}
+
+// unread notes what cannot be looked at. What is not there any more is no problem.
+func (r *run) unread(path string, err error) {
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESTALE) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.res.Unread++
+	r.problem(path, err.Error())
+}
+
+// look looks at one directory.
+func (w *walker) look(d dir, q *queue) error {
+	h, err := w.r.open(d.path)
+	if err != nil {
+		w.r.unread(d.path, err)
+		return nil
+	}
+	defer h.Close()
+	if d.path != "" {
+		if d.zone, err = w.zoneOf(h, d); err != nil {
+			return err
+		}
+	}
+	join := func(name string) string {
+		if d.path == "" {
+			return name
+		}
+		return d.path + "/" + name
+	}
+	err = h.ReadDir(func(e backing.Entry) bool {
+		if envelope.IsReserved(e.Name) || d.path == "" && e.Name == "lost+found" {
+			return true
+		}
+		kind := e.Kind
+		if kind == 0 {
+			st, err := h.StatAt(e.Name)
+			if err != nil {
+				w.r.unread(join(e.Name), err)
+				return true
+			}
+			kind = st.Mode & syscall.S_IFMT
+		}
+		switch kind {
+		case syscall.S_IFDIR:
+			q.put(dir{join(e.Name), d.zone})
+		case syscall.S_IFREG:
+			w.file(h, e.Name, join, d.zone)
+		}
+		return true
+	})
+	if err != nil {
+		w.r.unread(d.path, err)
+	}
+	return nil
+}
+
+// zoneOf returns the zone of a directory: its own, or that of the one above it.
+func (w *walker) zoneOf(h backing.Dir, d dir) (int, error) {
+	key, err := readZone(h)
+	if err != nil {
+		w.r.unread(d.path+"/"+envelope.DirFileName, err)
+	}
+	if key == "" {
+		return d.zone, nil
+	}
+	r := w.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.res.Zones) >= 65000 {
+		return 0, ErrTooMany
+	}
+	r.res.Zones = append(r.res.Zones, Zone{Path: d.path, Key: key, Classes: map[int]Count{}})
+	return len(r.res.Zones) - 1, nil
+}
+
+// readZone returns the CMK of the zone that the directory h is, "" for none.
+func readZone(h backing.Dir) (string, error) {
+	f, err := h.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var b [envelope.DirFileMax + 1]byte
+	n, err := f.ReadAt(b[:], 0)
+	if err != nil {
+		return "", err
+	}
+	_, zone, err := envelope.PeekDirFile(b[:n])
+	return zone, err
+}
+
+// file looks at one stored file.
+func (w *walker) file(h backing.Dir, name string, join func(string) string, zone int) {
+	r := w.r
+	f, st, err := h.OpenStat(name, syscall.O_RDONLY, 0)
+	if err != nil {
+		r.unread(join(name), err)
+		return
+	}
+	defer f.Close()
+	if st.Nlink > 1 {
+		at := [2]uint64{st.Dev, st.Ino}
+		r.mu.Lock()
+		_, again := r.links[at]
+		r.links[at] = struct{}{}
+		r.mu.Unlock()
+		if again {
+			return
+		}
+	}
+	if st.Size == 0 {
+		w.empty++
+		return
+	}
+	var b [envelope.HeaderSize]byte
+	n, err := f.ReadAt(b[:], 0)
+	if err != nil {
+		r.unread(join(name), err)
+		return
+	}
+	head, err := envelope.ParseHeader(b[:n])
+	if err != nil {
+		r.unread(join(name), err)
+		return
+	}
+	c := r.belongs(head, zone)
+	if c == 0 {
+		r.mu.Lock()
+		r.res.Missing++
+		r.problem(join(name), fmt.Sprintf("its record, key table %s slot %d, is missing, damaged or another file's", envelope.TableName(head.Loc.Table), head.Loc.Slot))
+		r.mu.Unlock()
+	}
+	classes := w.zones[zone]
+	if classes == nil {
+		classes = map[uint16]Count{}
+		w.zones[zone] = classes
+	}
+	sum := classes[c]
+	sum.Files++
+	sum.Bytes += r.geo.PlainSize(st.Size)
+	if c != 0 {
+		sum.Records++
+	}
+	classes[c] = sum
+}
+
+// belongs returns the class of the record that a header names, 0 where there is none, and notes the zone of its file.
+func (r *run) belongs(head envelope.Header, zone int) uint16 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.tables[head.Loc.Table]
+	i := int(head.Loc.Slot)
+	if t == nil || i >= len(t.class) || t.who[i] != half(head.ID) || t.class[i] == 0 {
+		return 0
+	}
+	t.zone[i] = uint16(zone + 1)
+	return t.class[i]
+}
