@@ -18,6 +18,7 @@ type keyPlan struct {
 // Times of a call of the keysource in a mount. All its attempts end by keyPlan.Timeout; a short outage of the KMS, such as
 // its restart, is waited for.
 const (
+	defaultKeyMaxAge  = 5 * time.Minute // that of keysource.Cache
 	defaultKeyTimeout = 20 * time.Second
 	attemptTimeout    = 5 * time.Second
 	retryMaxDelay     = 2 * time.Second
@@ -33,12 +34,20 @@ func (k keyPlan) timeout() time.Duration {
 	return defaultKeyTimeout
 }
 
+// maxAge is how long a data key is kept, also one that was made ahead.
+func (k keyPlan) maxAge() time.Duration {
+	if k.MaxAge > 0 {
+		return k.MaxAge
+	}
+	return defaultKeyMaxAge
+}
+
 // decorate puts over ks what a mount needs: cache over retry, and over these, where the URL asks for them, branch keys,
 // which the cache then keeps.
 func (k keyPlan) decorate(ks keysource.Keysource, branch keysource.BranchLimits) (keysource.Keysource, error) {
 	retry := keysource.NewRetry(ks, keysource.RetryConfig{MaxAttempts: retryAttempts, MaxDelay: retryMaxDelay,
 		AttemptTimeout: attemptTimeout, Timeout: k.timeout()})
-	cache := keysource.NewCache(retry, keysource.CacheConfig{MaxAge: k.MaxAge, MaxIdle: k.Idle, Grace: k.Grace})
+	cache := keysource.NewCache(retry, keysource.CacheConfig{MaxAge: k.maxAge(), MaxIdle: k.Idle, Grace: k.Grace})
 	if branch == (keysource.BranchLimits{}) {
 		return cache, nil
 	}

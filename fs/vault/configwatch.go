@@ -69,6 +69,13 @@ func (w *configWatch) look() {
 	}
 }
 
+// reload takes over the config that is there now.
+func (w *configWatch) reload() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reread(true)
+}
+
 // reread reads the config. The first time it may be the one that Open has read.
 func (w *configWatch) reread(first bool) error {
 	cfg, err := ReadConfig(w.v.top)
@@ -88,7 +95,7 @@ func (w *configWatch) reread(first bool) error {
 	if w.v.renew != nil {
 		w.v.renew()
 	}
-	w.v.pool.drain()
+	w.v.pools.drain()
 	w.v.log.Info("vault.json was changed: new files get new data keys", "key", cfg.Key)
 	return nil
 }

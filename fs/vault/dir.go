@@ -25,6 +25,7 @@ type dirState struct {
 	kept  bool // it has lost its name: h could not be opened again
 	elem  *list.Element
 	acl   aclState // whether the directory has a default ACL
+	zone  string   // the CMK of its encryption zone, "" where it is none
 }
 
 // aclState says whether a directory has a default ACL.
@@ -146,12 +147,12 @@ func (v *Vault) state(n *Node) (*dirState, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := v.readDirID(h)
+	id, zone, err := v.readDirFile(h)
 	if err != nil {
 		h.Close()
 		return nil, n.fail("open directory", err)
 	}
-	d = &dirState{id: id, h: h}
+	d = &dirState{id: id, h: h, zone: zone}
 	n.mu.Lock()
 	if n.dir != nil {
 		d = n.dir
@@ -165,25 +166,31 @@ func (v *Vault) state(n *Node) (*dirState, error) {
 	return d, nil
 }
 
-func (v *Vault) readDirID(h backing.Dir) (envelope.DirID, error) {
+// readDirFile reads the id of the directory h, and its encryption zone.
+func (v *Vault) readDirFile(h backing.Dir) (id envelope.DirID, zone string, err error) {
 	f, err := h.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
 	if err != nil {
 		if errors.Is(err, syscall.ENOENT) {
-			return envelope.DirID{}, fmt.Errorf("%w: no %s in it", ErrCorrupt, envelope.DirFileName)
+			err = fmt.Errorf("%w: no %s in it", ErrCorrupt, envelope.DirFileName)
 		}
-		return envelope.DirID{}, err
+		return id, "", err
 	}
 	defer f.Close()
 	var b [4 * envelope.DirFileSize]byte
-	got, err := f.ReadAt(b[:], 0)
-	if err != nil {
-		return envelope.DirID{}, err
+	all := b[:]
+	got, err := f.ReadAt(all, 0)
+	if err == nil && got == len(all) {
+		all = make([]byte, envelope.DirFileMax+1)
+		got, err = f.ReadAt(all, 0)
 	}
-	id, err := v.keys.ParseDirFile(b[:got])
 	if err != nil {
-		return envelope.DirID{}, fmt.Errorf("%w: %s: %w", ErrCorrupt, envelope.DirFileName, err)
+		return id, "", err
 	}
-	return id, nil
+	id, zone, err = v.keys.ParseDirFile(all[:got])
+	if err != nil {
+		return id, "", fmt.Errorf("%w: %s: %w", ErrCorrupt, envelope.DirFileName, err)
+	}
+	return id, zone, nil
 }
 
 // openNodeDir opens a new handle of directory n by its place.
@@ -217,12 +224,12 @@ func (v *Vault) stateOf(n *Node, d *dirState, entry string) *dirState {
 	if err != nil {
 		return nil
 	}
-	id, err := v.readDirID(h)
+	id, zone, err := v.readDirFile(h)
 	if err != nil {
 		h.Close()
 		return nil
 	}
-	t := &dirState{id: id, h: h}
+	t := &dirState{id: id, h: h, zone: zone}
 	n.mu.Lock()
 	if n.dir != nil {
 		t = n.dir
@@ -257,7 +264,7 @@ func (v *Vault) use(n *Node) (*dirState, error) {
 		h, err := v.openNodeDir(n)
 		if err == nil && v.shared { // another host may have put another directory in its place, with the same number
 			var id envelope.DirID
-			if id, err = v.readDirID(h); err == nil && id != d.id {
+			if id, _, err = v.readDirFile(h); err == nil && id != d.id {
 				err = ErrStale
 			}
 			if err != nil {

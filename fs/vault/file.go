@@ -361,7 +361,7 @@ func (f *file) readHeader(stored int64) error {
 		return fmt.Errorf("%w: header of another vault or group", ErrCorrupt)
 	}
 	if f.unused && h.ID != f.id { // another host was faster
-		f.v.pool.put(bound{id: f.id, loc: f.loc, key: f.key})
+		f.v.pools.put(bound{id: f.id, loc: f.loc, key: f.key})
 		f.key, f.unused = nil, false
 	}
 	f.id, f.loc, f.flags, f.floor = h.ID, h.Loc, h.Flags, int64(h.Size)
@@ -613,8 +613,11 @@ func (f *file) prepare(ctx context.Context) error {
 		f.mu.RUnlock()
 		var b bound
 		if need {
-			var err error
-			if b, err = f.v.pool.take(ctx); err != nil {
+			zone, err := f.v.zoneOf(f.n)
+			if err == nil {
+				b, err = f.v.pools.take(ctx, zone)
+			}
+			if err != nil {
 				return f.n.fail("write", err)
 			}
 		}
@@ -622,7 +625,7 @@ func (f *file) prepare(ctx context.Context) error {
 		if f.opened && f.key == nil && need {
 			f.bind(b)
 		} else if need {
-			f.v.pool.put(b)
+			f.v.pools.put(b)
 		}
 		if f.opened && f.key != nil {
 			return nil

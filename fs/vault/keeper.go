@@ -142,7 +142,7 @@ func (k *keeper) run() error {
 }
 
 // appends tells whether somebody may be appending to key table id.
-func (v *Vault) appends(id uint64) bool { return v.shared || v.pool.table.Table() == id }
+func (v *Vault) appends(id uint64) bool { return v.shared || v.pools.writes(id) }
 
 func allZero(b []byte) bool {
 	for len(b) >= 8 {

@@ -121,8 +121,7 @@ func (v *Vault) writeDirID(parent backing.Dir, name string, id envelope.DirID) e
 		return err
 	}
 	defer f.Close()
-	b := v.keys.MarshalDirFile(id)
-	if _, err := f.WriteAt(b[:], 0); err != nil {
+	if _, err := f.WriteAt(v.keys.MarshalDirFile(id, ""), 0); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {

@@ -9,15 +9,18 @@ import (
 )
 
 // newKey has the keysource make a data key and returns it with its record, which stands nowhere yet. The record has the
-// wrapping of the CMK that the config names, and one of each further CMK that has wrapped the volume key: any one of them
+// wrapping of the CMK named by key, where that is "" the one that the config names, and one of each further CMK that has wrapped the volume key: any one of them
 // opens the file. The plaintext does not leave this process for it.
-func (v *Vault) newKey(ctx context.Context) (made, error) {
+func (v *Vault) newKey(ctx context.Context, key string) (made, error) {
 	var id envelope.FileID
 	rand.Read(id[:])
 	cfg := v.current.Load()
 	kc := envelope.FileContext(cfg.Volume, id)
+	if key == "" {
+		key = cfg.Key
+	}
 	dk, err := v.ks.GenerateDataKey(ctx, keysource.GenerateDataKeyInput{
-		KeyID: keysource.KeyRef(cfg.Key), EncryptionContext: kc, NumberOfBytes: envelope.KeySize,
+		KeyID: keysource.KeyRef(key), EncryptionContext: kc, NumberOfBytes: envelope.KeySize,
 	})
 	if err != nil {
 		return made{}, err
@@ -37,7 +40,7 @@ func (v *Vault) newKey(ctx context.Context) (made, error) {
 	if err != nil {
 		return made{}, err
 	}
-	return made{bound{id: id, key: fk}, envelope.NewRecord(fk, id, v.now().UnixNano(), wrappings)}, nil
+	return made{bound: bound{id: id, key: fk}, record: envelope.NewRecord(fk, id, v.now().UnixNano(), wrappings)}, nil
 }
 
 // wrapAll returns the wrapping that dk came with, and one by each of the further CMKs. The keysource moves the key from the

@@ -35,7 +35,10 @@ type bound struct {
 	id  envelope.FileID
 	loc envelope.Locator
 	key *envelope.FileKey
-	gen int // of the pool when it was ordered
+
+	from *pool
+	gen  int       // of the pool when it was ordered
+	born time.Time // when it was ordered
 }
 
 // made is a data key whose record is not durable yet.
@@ -48,7 +51,8 @@ type made struct {
 // makes the records of those that have come durable with one fdatasync and only then hands them out, so that creating a file
 // costs neither a call nor a sync. A worker that hangs holds up its own key alone.
 type pool struct {
-	v *Vault
+	v   *Vault
+	key string // the CMK, "" for the vault's own
 
 	mu       sync.Mutex // guards what follows; never held across a call, a write or a sync
 	ready    []bound
@@ -63,7 +67,8 @@ type pool struct {
 	err      error         // of the last key that failed, nil after one that did not
 	last     time.Time     // when keys were last ordered
 	closed   bool
-	gen      int // counts drains: a key of before is given up
+	gen      int   // counts drains: a key of before is given up
+	label    label // of the newest key
 	hurry    chan struct{}
 	stopping chan struct{}
 	wg       sync.WaitGroup // workers and writer
@@ -72,14 +77,13 @@ type pool struct {
 }
 
 // start makes the pool ready for use.
-func (p *pool) start(v *Vault) {
-	p.v, p.stock, p.table = v, poolFirst, v.sidecar.NewWriter(v.now)
+func (p *pool) start(v *Vault, key string) {
+	p.v, p.key, p.stock, p.table = v, key, poolFirst, v.sidecar.NewWriter(v.now)
 	p.changed, p.hurry, p.stopping = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
 }
 
 // take returns a key. It waits for the keysource only where none is ready.
 func (p *pool) take(ctx context.Context) (bound, error) {
-	p.v.watch.look()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ordered := false
@@ -91,6 +95,11 @@ func (p *pool) take(ctx context.Context) (bound, error) {
 			b := p.ready[0] // in the order of their records, so that files made together have neighbours
 			p.ready[0] = bound{}
 			p.ready = p.ready[1:]
+			if age := p.v.keyMaxAge; age > 0 && p.v.now().Sub(b.born) > age { // its CMK may have been disabled since
+				b.key.Wipe()
+				p.v.keeper.erase(b.loc)
+				continue
+			}
 			if n-1+p.coming() <= p.stock/2 && p.err == nil {
 				p.order()
 			}
@@ -146,11 +155,15 @@ func (p *pool) put(b bound) {
 // drain gives up the keys at hand and under way, which are not to encrypt anything any more, and erases their records.
 func (p *pool) drain() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drainLocked()
+}
+
+func (p *pool) drainLocked() {
 	ready, unwritten := p.ready, p.made
 	p.ready, p.made = nil, nil
 	p.gen++
 	p.announce() // who waits orders anew
-	p.mu.Unlock()
 	for _, b := range ready {
 		b.key.Wipe()
 		p.v.keeper.erase(b.loc)
@@ -197,10 +210,11 @@ func (p *pool) worker() {
 		p.mu.Lock()
 		gen := p.gen
 		p.mu.Unlock()
+		born := p.v.now()
 		ctx, cancel := context.WithTimeout(p.v.ctx, p.v.deadline)
-		m, err := p.v.newKey(ctx)
+		m, err := p.v.newKey(ctx, p.key)
 		cancel()
-		m.gen = gen
+		m.from, m.gen, m.born = p, gen, born
 		more = p.deliver(m, err, time.Since(began) > slowCall)
 	}
 }
@@ -216,16 +230,16 @@ func (p *pool) deliver(m made, err error, slow bool) bool {
 		if len(p.ready) > 0 && p.v.ctx.Err() == nil { // else who waits for a key reports it
 			p.v.log.Warn("no new data keys", "err", err)
 		}
+	} else if is := labelOf(m.record); m.gen == p.gen && p.label != is && p.label != (label{}) {
+		p.drainLocked() // the CMK was rotated, or its alias has moved: what was ordered before is of the older one
+		p.label, m.gen = is, p.gen
+		p.accept(m, slow)
 	} else if m.gen != p.gen {
 		m.key.Wipe() // drained meanwhile; one that is wanted is made instead
 		p.todo++
 	} else {
-		p.slow = slow
-		p.made = append(p.made, m)
-		if !p.writing {
-			p.writing = true
-			p.wg.Go(p.writer)
-		}
+		p.label = is
+		p.accept(m, slow)
 	}
 	if p.todo > 0 && !p.closed {
 		p.todo--
@@ -240,6 +254,16 @@ func (p *pool) deliver(m made, err error, slow bool) bool {
 		p.announce()
 	}
 	return false
+}
+
+// accept takes in a key whose record is to be written. p.mu is held.
+func (p *pool) accept(m made, slow bool) {
+	p.slow = slow
+	p.made = append(p.made, m)
+	if !p.writing {
+		p.writing = true
+		p.wg.Go(p.writer)
+	}
 }
 
 // hurryUp has the writer write what there is.

@@ -86,6 +86,8 @@ type Options struct {
 	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each. While many files are being written there
 	// may be 32 times as many.
 	OpenFiles, OpenDirs int
+	// KeyMaxAge is how old a data key may be that was made ahead of need; 0: any age.
+	KeyMaxAge time.Duration
 	// KeysAhead is how many data keys may be decrypted ahead of need where a pattern shows; 0: none. It pays only where
 	// the keysource keeps what it has decrypted.
 	KeysAhead int
@@ -121,6 +123,8 @@ type Vault struct {
 	maxSize  int64
 	deadline time.Duration
 
+	keyMaxAge time.Duration
+
 	root  *Node
 	nodes nodes
 	// links is held for writing by what gives a file one more name, or takes one of several, and for reading by what
@@ -130,7 +134,7 @@ type Vault struct {
 
 	dirs     dirCache
 	files    fileCache
-	pool     pool
+	pools    pools
 	ahead    readAhead
 	spares   spares
 	keeper   keeper
@@ -306,7 +310,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 		ks: ks, log: o.Log, now: o.Now, top: top, shared: o.Sharing == Shared, readOnly: o.Access == ReadOnly,
 		renew:    o.Renew,
 		tracked:  o.Opens == Tracked || o.Sharing == Shared,
-		deadline: o.Deadline, keepEvery: o.KeepEvery,
+		deadline: o.Deadline, keepEvery: o.KeepEvery, keyMaxAge: o.KeyMaxAge,
 		uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()),
 	}
 	v.owners = v.uid == 0
@@ -360,7 +364,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.current.Store(v.cfg)
 	v.watch.v = v
-	v.pool.start(v)
+	v.pools.start(v)
 	v.ahead = readAhead{v: v, most: o.KeysAhead, tables: map[uint64]*aheadTable{}}
 	v.spares = spares{v: v}
 	v.reaper.start(v)
@@ -482,7 +486,7 @@ func (v *Vault) Close() error {
 	close(v.keeper.stop)
 	v.cancel() // the keysource is not waited for
 	v.spares.close()
-	v.pool.close()
+	v.pools.close()
 	errs := []error{v.journal.close()}
 	if !v.readOnly {
 		errs = append(errs, v.keeper.run()) // settles, and lets go of files
