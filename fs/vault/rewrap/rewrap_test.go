@@ -642,3 +642,66 @@ func TestWhileMounted(t *testing.T) {
 	}))
 	t.Logf("%d files, %d keys rewrapped, %d erased meanwhile", files, s.Rewrapped, s.Meanwhile)
 }
+
+// TestBranch: keys under a branch key move with it, for one call each branch key and not each key.
+func TestBranch(t *testing.T) {
+	w := newWorld(t, 0)
+	ctx := t.Context()
+	chain := func() *keysource.Branch {
+		b, err := keysource.NewBranch(keysource.NewCache(unclosed{w.ks}, keysource.CacheConfig{}), keysource.BranchLimits{MaxAge: time.Hour, MaxCount: 200}, nil)
+		w.must(err)
+		return b
+	}
+	branch := chain()
+	v, err := vault.Open(ctx, w.fs.Root(), branch, vault.Options{})
+	w.must(err)
+	const files = 500
+	for i := range files {
+		n, _, err := v.Create(v.Root(), fmt.Sprint(i), 0o600, vault.Caller{})
+		w.must(err)
+		_, err = v.Write(ctx, n, fmt.Append(nil, i), 0, vault.KeepPrivileges)
+		w.must(err)
+		v.Forget(n, 1)
+	}
+	w.must(v.Close())
+	w.must(branch.Close())
+	material := w.rotate()
+	mover := chain()
+	defer mover.Close()
+	root := w.fs.Root()
+	defer root.Close()
+	dry, err := rewrap.Run(ctx, root, mover, rewrap.Options{DryRun: true, Concurrency: 1, Settle: -1})
+	w.must(err)
+	before := w.ks.reEncrypts.Load()
+	s, err := rewrap.Run(ctx, root, mover, rewrap.Options{Concurrency: 1, Settle: -1})
+	if calls := w.ks.reEncrypts.Load() - before; err != nil || s.Rewrapped < files || calls != dry.Calls || calls > 8 || w.ks.decrypts.Load() > 10 {
+		t.Errorf("%d calls, %d in the dry run, %+v, %v", calls, dry.Calls, s, err)
+	}
+	again := chain()
+	defer again.Close()
+	v, err = vault.Open(ctx, w.fs.Root(), again, vault.Options{Access: vault.ReadOnly})
+	w.must(err)
+	defer v.Close()
+	ids, err := rewrap.Subtree(ctx, v, "")
+	if err != nil || len(ids) != files {
+		t.Errorf("%d files in the subtree, %v", len(ids), err)
+	}
+	if ids, err := rewrap.Subtree(ctx, v, "/7"); err != nil || len(ids) != 1 {
+		t.Errorf("%d files in the subtree of one, %v", len(ids), err)
+	}
+	for i := range files {
+		n, _, err := v.Lookup(v.Root(), fmt.Sprint(i))
+		w.must(err)
+		b := make([]byte, 16)
+		k, err := v.Read(ctx, n, b, 0)
+		if r, e := v.KeyInfo(n); err != nil || e != nil || string(b[:k]) != fmt.Sprint(i) || r.Wrappings[0].KeyMaterialID != material {
+			t.Fatalf("file %d: %q, %v, %v", i, b[:k], err, e)
+		}
+		v.Forget(n, 1)
+	}
+}
+
+// unclosed is a keysource that its decorator does not close.
+type unclosed struct{ keysource.Keysource }
+
+func (unclosed) Close() error { return nil }
