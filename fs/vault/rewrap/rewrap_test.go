@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -705,3 +706,33 @@ func TestBranch(t *testing.T) {
 type unclosed struct{ keysource.Keysource }
 
 func (unclosed) Close() error { return nil }
+
+// TestDamage: a damaged record stays as it is and is told of; all others move, also when their table's slots grow.
+func TestDamage(t *testing.T) {
+	w := newWorld(t, 100)
+	keys, err := w.fs.Root().OpenDir(envelope.ControlDir)
+	w.must(err)
+	keys, err = keys.OpenDir("keys")
+	w.must(err)
+	f, err := keys.Open(envelope.TableName(w.locs[7].Table), syscall.O_RDWR, 0)
+	w.must(err)
+	_, err = f.WriteAt([]byte("damage"), int64(w.locs[7].Slot)*envelope.MinSlotSize+90)
+	w.must(err)
+	w.must(f.Close())
+	material := w.rotate()
+	add := []keysource.KeyRef{keysource.KeyRef(w.newCMK()), keysource.KeyRef(w.newCMK())}
+	var damaged []rewrap.Event
+	s, err := w.run(t.Context(), rewrap.Options{Add: add, Audit: func(e rewrap.Event) error {
+		if e.Result == rewrap.ResultDamaged {
+			damaged = append(damaged, e)
+		}
+		return nil
+	}})
+	if !errors.Is(err, rewrap.ErrIncomplete) || s.Damaged != 1 || s.Failed != 0 || s.Rewrapped != 99 || len(damaged) != 1 || damaged[0].Loc != w.locs[7] {
+		t.Errorf("%+v, %v, %v", s, err, damaged)
+	}
+	w.locs, w.ids = append(w.locs[:7:7], w.locs[8:]...), append(w.ids[:7:7], w.ids[8:]...)
+	if by := w.check("", material); by != 99 {
+		t.Errorf("%d under the new material", by)
+	}
+}
