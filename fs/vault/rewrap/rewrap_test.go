@@ -674,7 +674,7 @@ func TestBranch(t *testing.T) {
 	dry, err := rewrap.Run(ctx, root, mover, rewrap.Options{DryRun: true, Concurrency: 1, Settle: -1})
 	w.must(err)
 	before := w.ks.reEncrypts.Load()
-	s, err := rewrap.Run(ctx, root, mover, rewrap.Options{Concurrency: 1, Settle: -1})
+	s, err := rewrap.Run(ctx, root, mover, rewrap.Options{Settle: -1})
 	if calls := w.ks.reEncrypts.Load() - before; err != nil || s.Rewrapped < files || calls != dry.Calls || calls > 8 || w.ks.decrypts.Load() > 10 {
 		t.Errorf("%d calls, %d in the dry run, %+v, %v", calls, dry.Calls, s, err)
 	}
