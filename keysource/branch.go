@@ -27,7 +27,7 @@ type Branch struct {
 
 	mu      sync.Mutex // a leaf, never held across a call
 	current map[cacheKey]*branchKey
-	moved   map[cacheKey]movedKey
+	moved   map[cacheKey]*movedKey
 }
 
 // branchKey is a branch key that wraps new data keys. Its plaintext is in the cache below.
@@ -51,7 +51,7 @@ func NewBranch(inner *Cache, limits BranchLimits, clock Clock) (*Branch, error) 
 	if clock == nil {
 		clock = SystemClock{}
 	}
-	return &Branch{cache: inner, limits: limits, clock: clock, current: make(map[cacheKey]*branchKey), moved: make(map[cacheKey]movedKey)}, nil
+	return &Branch{cache: inner, limits: limits, clock: clock, current: make(map[cacheKey]*branchKey), moved: make(map[cacheKey]*movedKey)}, nil
 }
 
 // GenerateDataKey implements Keysource. It calls below for a new branch key, and for one that the cache has lost.

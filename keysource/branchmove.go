@@ -3,6 +3,7 @@ package keysource
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -10,7 +11,9 @@ import (
 
 // movedKey is a branch key that was wrapped anew, so that all its data keys cost one call.
 type movedKey struct {
+	ready  chan struct{} // closed when what follows is set
 	result ReEncryptResult
+	err    error
 	born   time.Time
 }
 
@@ -52,31 +55,49 @@ func (b *Branch) ReEncrypt(ctx context.Context, in ReEncryptInput) (ReEncryptRes
 	return r, nil
 }
 
-// move has the branch key of blob wrapped anew, or remembers that it was.
+// move has the branch key of blob wrapped anew, or remembers that it was. Concurrent callers wait for one call.
 func (b *Branch) move(ctx context.Context, blob branchBlob, in ReEncryptInput) (ReEncryptResult, error) {
 	ec := branchContext(blob.id, in.SourceEncryptionContext)
 	name := binary.BigEndian.AppendUint32(nil, uint32(len(blob.wrapped)))
 	name = append(append(name, blob.wrapped...), ec.Canonical()...)
 	name = append(append(append(name, in.SourceKeyID...), 0), in.DestinationKeyID...)
 	key := cacheKey(blake3.Sum256(name))
-	b.mu.Lock()
-	m, ok := b.moved[key]
-	b.mu.Unlock()
-	if ok && b.clock.Now().Sub(m.born) < movedAge {
-		return m.result, nil
+	for {
+		b.mu.Lock()
+		m := b.moved[key]
+		if m == nil || m.done() && (m.err != nil || b.clock.Now().Sub(m.born) >= movedAge) {
+			if len(b.moved) >= movedMost {
+				clear(b.moved)
+			}
+			m = &movedKey{ready: make(chan struct{})}
+			b.moved[key] = m
+			b.mu.Unlock()
+			m.result, m.err = b.cache.ReEncrypt(ctx, ReEncryptInput{CiphertextBlob: blob.wrapped, SourceEncryptionContext: ec,
+				SourceKeyID: in.SourceKeyID, DestinationKeyID: in.DestinationKeyID, DestinationEncryptionContext: ec})
+			m.born = b.clock.Now()
+			close(m.ready)
+			return m.result, m.err
+		}
+		b.mu.Unlock()
+		select {
+		case <-m.ready:
+		case <-ctx.Done():
+			return ReEncryptResult{}, ctx.Err()
+		}
+		if !errors.Is(m.err, context.Canceled) && !errors.Is(m.err, context.DeadlineExceeded) {
+			return m.result, m.err // else it was the first caller who gave up
+		}
 	}
-	r, err := b.cache.ReEncrypt(ctx, ReEncryptInput{CiphertextBlob: blob.wrapped, SourceEncryptionContext: ec, SourceKeyID: in.SourceKeyID,
-		DestinationKeyID: in.DestinationKeyID, DestinationEncryptionContext: ec})
-	if err != nil {
-		return ReEncryptResult{}, err
+}
+
+// done tells whether the call has ended.
+func (m *movedKey) done() bool {
+	select {
+	case <-m.ready:
+		return true
+	default:
+		return false
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.moved) >= movedMost {
-		clear(b.moved)
-	}
-	b.moved[key] = movedKey{r, b.clock.Now()}
-	return r, nil
 }
 
 // rewrap unwraps the data key and wraps it under a branch key of the new context.

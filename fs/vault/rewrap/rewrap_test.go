@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -641,4 +642,97 @@ func TestWhileMounted(t *testing.T) {
 		return p.Err
 	}))
 	t.Logf("%d files, %d keys rewrapped, %d erased meanwhile", files, s.Rewrapped, s.Meanwhile)
+}
+
+// TestBranch: keys under a branch key move with it, for one call each branch key and not each key.
+func TestBranch(t *testing.T) {
+	w := newWorld(t, 0)
+	ctx := t.Context()
+	chain := func() *keysource.Branch {
+		b, err := keysource.NewBranch(keysource.NewCache(unclosed{w.ks}, keysource.CacheConfig{}), keysource.BranchLimits{MaxAge: time.Hour, MaxCount: 200}, nil)
+		w.must(err)
+		return b
+	}
+	branch := chain()
+	v, err := vault.Open(ctx, w.fs.Root(), branch, vault.Options{})
+	w.must(err)
+	const files = 500
+	for i := range files {
+		n, _, err := v.Create(v.Root(), fmt.Sprint(i), 0o600, vault.Caller{})
+		w.must(err)
+		_, err = v.Write(ctx, n, fmt.Append(nil, i), 0, vault.KeepPrivileges)
+		w.must(err)
+		v.Forget(n, 1)
+	}
+	w.must(v.Close())
+	w.must(branch.Close())
+	material := w.rotate()
+	mover := chain()
+	defer mover.Close()
+	root := w.fs.Root()
+	defer root.Close()
+	dry, err := rewrap.Run(ctx, root, mover, rewrap.Options{DryRun: true, Concurrency: 1, Settle: -1})
+	w.must(err)
+	before := w.ks.reEncrypts.Load()
+	s, err := rewrap.Run(ctx, root, mover, rewrap.Options{Settle: -1})
+	if calls := w.ks.reEncrypts.Load() - before; err != nil || s.Rewrapped < files || calls != dry.Calls || calls > 8 || w.ks.decrypts.Load() > 10 {
+		t.Errorf("%d calls, %d in the dry run, %+v, %v", calls, dry.Calls, s, err)
+	}
+	again := chain()
+	defer again.Close()
+	v, err = vault.Open(ctx, w.fs.Root(), again, vault.Options{Access: vault.ReadOnly})
+	w.must(err)
+	defer v.Close()
+	ids, err := rewrap.Subtree(ctx, v, "")
+	if err != nil || len(ids) != files {
+		t.Errorf("%d files in the subtree, %v", len(ids), err)
+	}
+	if ids, err := rewrap.Subtree(ctx, v, "/7"); err != nil || len(ids) != 1 {
+		t.Errorf("%d files in the subtree of one, %v", len(ids), err)
+	}
+	for i := range files {
+		n, _, err := v.Lookup(v.Root(), fmt.Sprint(i))
+		w.must(err)
+		b := make([]byte, 16)
+		k, err := v.Read(ctx, n, b, 0)
+		if r, e := v.KeyInfo(n); err != nil || e != nil || string(b[:k]) != fmt.Sprint(i) || r.Wrappings[0].KeyMaterialID != material {
+			t.Fatalf("file %d: %q, %v, %v", i, b[:k], err, e)
+		}
+		v.Forget(n, 1)
+	}
+}
+
+// unclosed is a keysource that its decorator does not close.
+type unclosed struct{ keysource.Keysource }
+
+func (unclosed) Close() error { return nil }
+
+// TestDamage: a damaged record stays as it is and is told of; all others move, also when their table's slots grow.
+func TestDamage(t *testing.T) {
+	w := newWorld(t, 100)
+	keys, err := w.fs.Root().OpenDir(envelope.ControlDir)
+	w.must(err)
+	keys, err = keys.OpenDir("keys")
+	w.must(err)
+	f, err := keys.Open(envelope.TableName(w.locs[7].Table), syscall.O_RDWR, 0)
+	w.must(err)
+	_, err = f.WriteAt([]byte("damage"), int64(w.locs[7].Slot)*envelope.MinSlotSize+90)
+	w.must(err)
+	w.must(f.Close())
+	material := w.rotate()
+	add := []keysource.KeyRef{keysource.KeyRef(w.newCMK()), keysource.KeyRef(w.newCMK())}
+	var damaged []rewrap.Event
+	s, err := w.run(t.Context(), rewrap.Options{Add: add, Audit: func(e rewrap.Event) error {
+		if e.Result == rewrap.ResultDamaged {
+			damaged = append(damaged, e)
+		}
+		return nil
+	}})
+	if !errors.Is(err, rewrap.ErrIncomplete) || s.Damaged != 1 || s.Failed != 0 || s.Rewrapped != 99 || len(damaged) != 1 || damaged[0].Loc != w.locs[7] {
+		t.Errorf("%+v, %v, %v", s, err, damaged)
+	}
+	w.locs, w.ids = append(w.locs[:7:7], w.locs[8:]...), append(w.ids[:7:7], w.ids[8:]...)
+	if by := w.check("", material); by != 99 {
+		t.Errorf("%d under the new material", by)
+	}
 }
