@@ -168,3 +168,13 @@ func checkBranchContext(ec Context) error {
 	}
 	return ec.Validate()
 }
+
+// BranchWrapping returns the wrapped branch key inside a wrapped key, as the CMK has wrapped it; false where the wrapped key
+// is the CMK's own.
+func BranchWrapping(blob []byte) (wrapped []byte, ok bool) {
+	b, err := parseBranchBlob("", blob)
+	if err != nil {
+		return nil, false
+	}
+	return b.wrapped, true
+}

@@ -64,6 +64,7 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 		top.Close()
 		return nil, err
 	}
+	noteVault(p.Keysource, p.Vault, cfg, log)
 	opts := vault.Options{Log: log, Deadline: p.Keys.timeout() + deadlineMargin, Opens: vault.Untracked, // an exclusive mount lets the kernel open without asking
 		OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead, KeyMaxAge: p.Keys.maxAge()}
 	if b, ok := m.keys.(*keysource.Branch); ok {

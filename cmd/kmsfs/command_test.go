@@ -65,7 +65,13 @@ func TestRefusals(t *testing.T) {
 		{10, "format 2", "version of kmsfs", "info newer"},
 		{3, "neither a vault nor", "kmsfs status", "info full"},
 		{22, "no such file", "name a vault", "info nothing"},
-		{23, "is not mounted", "kmsfs mount", "status v"},
+		{2, "--key-unused is missing", "kmsfs verify", "verify v"},
+		{2, "PATH is missing", "PATH...", "verify --key-unused alias/aws/kmsfs"},
+		{3, "there is no vault", "kmsfs init", "verify --key-unused alias/aws/kmsfs full"},
+		{2, "--shard", "1/4", "verify --key-unused alias/aws/kmsfs --shard 0/4 v"},
+		{27, "is needed by 1 of 1 vaults", "kmsfs rewrap", "verify --key-unused alias/aws/kmsfs v"},
+		{2, "--key is missing", "alias/NAME", "zone set empty"},
+		{3, "is not on a mount", "kmsfs mount", "zone set empty --key alias/x"},
 		{23, "is not a mount", "kmsfs status", "umount empty"},
 	} {
 		b.fails(c.code, c.words, c.hint, c.cmd)

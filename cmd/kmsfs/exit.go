@@ -29,6 +29,8 @@ var (
 	errNoFusermount = errors.New("no fusermount3")
 	errNotMounted   = errors.New("not mounted")
 	errBusy         = errors.New("busy")
+	errKeyNeeded    = errors.New("the CMK or key material is needed")
+	errUnproven     = errors.New("it cannot be told whether the CMK or key material is needed")
 )
 
 // exitUsage is the code for a wrong command line.
@@ -59,6 +61,8 @@ func exitTable() []exit {
 		{130, mountInterrupt, "interrupted", "", []error{context.Canceled}},
 		{30, mountFailure, "rewrap: some keys were not rewrapped, and are as they were", "", []error{rewrap.ErrIncomplete}},
 		{31, mountFailure, "rewrap: all keys were rewrapped, but the CMK of new files was not changed", "", []error{rewrap.ErrKeyKept}},
+		{27, mountFailure, "verify: the CMK or key material is needed; key schedule-deletion: a known vault needs the CMK", "", []error{errKeyNeeded}},
+		{28, mountFailure, "verify, key schedule-deletion: it cannot be told whether the CMK or key material is needed", "", []error{errUnproven}},
 		{exitUsage, mountUsage, "wrong usage: verb, argument, flag or mount option", "kmsfs --help", []error{errUsage,
 			keysource.ErrInvalidArgument}},
 		{5, mountFailure, "the vault is in use, or the mountpoint is a mount of kmsfs already", "kmsfs status",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -150,7 +151,13 @@ func makeVault(ctx context.Context, p mountPlan, ks keysource.Keysource, alsoWra
 			c.Key = string(u.Key)
 		}
 	}
-	return explain(vault.Create(ctx, top, keysource.NewRetry(ks, keysource.RetryConfig{}), c), p)
+	if err := vault.Create(ctx, top, keysource.NewRetry(ks, keysource.RetryConfig{}), c); err != nil {
+		return explain(err, p)
+	}
+	if cfg, err := vault.ReadConfig(top); err == nil {
+		noteVault(p.NewKeysource, p.Vault, cfg, slog.New(slog.DiscardHandler)) // the first mount warns
+	}
+	return nil
 }
 
 // makeDir makes a directory that only its owner can enter, where it is missing.

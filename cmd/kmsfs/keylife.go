@@ -66,18 +66,26 @@ of the material: the key store is the only other one.`,
 
 // keyScheduleDeletionCommand is kmsfs key schedule-deletion.
 func (a *app) keyScheduleDeletionCommand(k *keyFlags) *cobra.Command {
-	days := 30
+	days, force := 30, false
 	cmd := &cobra.Command{
 		Use:   "schedule-deletion KEY",
 		Short: "Delete a CMK after a waiting time",
 		Long: `Make a CMK unusable now and delete it after 7 to 30 days, and print the date. What it wrapped can then never be opened
-again: every file whose data key it wrapped is lost. Until then kmsfs key cancel-deletion takes it back.`,
+again: every file whose data key it wrapped is lost. Until then kmsfs key cancel-deletion takes it back.
+
+It is refused while a vault that was made or mounted with this key store needs the CMK, or cannot be looked at. Backups and
+vaults of other machines are not known here: kmsfs verify --key-unused looks at them.`,
 		Args: args("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if days < 7 || days > 30 {
 				return hintf(faultf(errUsage, "--days is 7 to 30, not %d", days), "--days 30")
 			}
 			return k.with(cmd.Context(), a, absenceFails, func(s *local.Store) error {
+				if !force {
+					if err := a.checkUnneeded(cmd.Context(), k, s, args[0]); err != nil {
+						return err
+					}
+				}
 				md, err := s.ScheduleKeyDeletion(cmd.Context(), keysource.KeyRef(args[0]), days)
 				if err != nil {
 					return err
@@ -89,6 +97,7 @@ again: every file whose data key it wrapped is lost. Until then kmsfs key cancel
 		},
 	}
 	cmd.Flags().IntVar(&days, "days", 30, "waiting time, 7 to 30 `DAYS`")
+	cmd.Flags().BoolVar(&force, "force", false, "also where known vaults need it")
 	return cmd
 }
 

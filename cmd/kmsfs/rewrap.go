@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -101,15 +100,11 @@ func (r *rewrapFlags) finish() error {
 	if r.o.Concurrency < 0 || r.o.Concurrency > 10000 || r.o.RPS < 0 || r.o.MaxErrors < 1 || r.price < 0 {
 		return faultf(errUsage, "--concurrency is 1 to 10000, --max-errors at least 1, --rps and --price-per-10k not negative")
 	}
-	if r.shard != "" {
-		i, n, ok := strings.Cut(r.shard, "/")
-		shard, err := strconv.Atoi(i)
-		shards, err2 := strconv.Atoi(n)
-		if !ok || err != nil || err2 != nil || shard < 1 || shard > shards || shards > 1<<20 {
-			return hintf(faultf(errUsage, "--shard: %q is not I/N with I from 1 to N", r.shard), "--shard 1/4, --shard 2/4, ... on as many machines")
-		}
-		r.o.Shard, r.o.Shards = shard-1, shards
+	o, err := parseShard(r.shard)
+	if err != nil {
+		return err
 	}
+	r.o.Shard, r.o.Shards = o.Shard, o.Shards
 	return nil
 }
 
@@ -148,6 +143,15 @@ func (a *app) rewrap(ctx context.Context, r *rewrapFlags, path string) error {
 		return explain(err, p)
 	}
 	defer top.Close()
+	if r.to == "" {
+		cfg, err := vault.ReadConfig(top)
+		if err == nil {
+			r.o.Target, err = zoneTargets(ctx, top, cfg)
+		}
+		if err != nil {
+			return explain(err, p)
+		}
+	}
 	out, err := newRewrapOutput(a, r)
 	if err != nil {
 		return err

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,6 +12,8 @@ import (
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/survey"
+	"kmsfs/keysource"
 )
 
 // mountStatus is one mount, or a vault that is not mounted, in the output of status.
@@ -23,6 +25,7 @@ type mountStatus struct {
 	PID        int         `json:"pid,omitempty"`
 	Options    []string    `json:"options,omitempty"`
 	Config     *configInfo `json:"config,omitempty"`
+	Survey     *surveyInfo `json:"survey,omitempty"`
 }
 
 // configInfo is what vault.json says. It is not verified: that needs the volume key.
@@ -34,26 +37,45 @@ type configInfo struct {
 	Created   string `json:"created"`
 }
 
+// statusFlags are the flags of status.
+type statusFlags struct {
+	storeFlags
+	out                 outputFlags
+	offline, tablesOnly bool
+	html                string
+}
+
 // statusCommand is kmsfs status.
 func (a *app) statusCommand() *cobra.Command {
-	var out outputFlags
+	var s statusFlags
 	cmd := &cobra.Command{
 		Use:   "status [MOUNTPOINT|VAULT]",
-		Short: "Show what is mounted where",
-		Long: `Show the mounts of kmsfs, or whether one vault is mounted: exit code 23 says that it is not.
+		Short: "Show what is mounted where, and what of a vault is under which CMK",
+		Long: `Without an argument, show the mounts of kmsfs. Mounts of other mount namespaces and hosts do not show.
 
-Mounts of other mount namespaces and hosts do not show.`,
+Of a vault, show whether it is mounted, and how many data keys, files and bytes are under each CMK, key material and
+encryption zone: which are behind, which are out of their zone, which records no file names. That is read from the vault
+as it is on the disk and is not authentic. The keysource is only asked to describe each CMK; --offline does not ask it.`,
 		Example: `  kmsfs status
-  kmsfs status --json ~/vault`,
+  kmsfs status --offline ~/vault
+  kmsfs status --html status.html ~/vault`,
 		Args: args("[MOUNTPOINT|VAULT]"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return a.statusAll(out)
+				return a.statusAll(s.out)
 			}
-			return a.statusOne(out, args[0])
+			return a.statusOne(cmd.Context(), &s, args[0])
 		},
 	}
-	out.add(cmd.Flags())
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.BoolVar(&s.offline, "offline", false, "do not ask the keysource which key material is current")
+	f.BoolVar(&s.tablesOnly, "tables-only", false, "read the key tables alone, not the tree: no files, bytes and zones")
+	f.StringVar(&s.html, "html", "", "write a page with a picture to `FILE` too")
+	f.StringVar(&s.dir, "key-store", "", "`DIR` of the key store, in place of the one that the vault names")
+	f.StringVar(&s.url, "keysource", "", "`URL` of the keysource, in place of the one that the vault names")
+	s.secretFlags.add(f)
+	s.out.add(f)
 	return cmd
 }
 
@@ -82,8 +104,8 @@ func (a *app) statusAll(out outputFlags) error {
 	return writeTable(a.stdout, []string{"MOUNTPOINT", "VAULT", "STATE", "PID", "OPTIONS"}, rows)
 }
 
-// statusOne shows the mount on path or of the vault at path.
-func (a *app) statusOne(out outputFlags, path string) error {
+// statusOne shows the mount on path or of the vault at path, and surveys the vault.
+func (a *app) statusOne(ctx context.Context, f *statusFlags, path string) error {
 	target, err := resolve(path)
 	if err != nil {
 		return err
@@ -103,20 +125,74 @@ func (a *app) statusOne(out outputFlags, path string) error {
 		return err
 	} else {
 		s.Config = newConfigInfo(cfg)
-		err = hintf(faultf(errNotMounted, "the vault %s is not mounted", target), "kmsfs mount %s MOUNTPOINT", quote(target))
 	}
-	if out.json {
-		return errors.Join(writeJSON(a.stdout, s), err)
+	if s.Config != nil {
+		if s.Survey, err = a.survey(ctx, f, s.Vault, s.Config); err != nil {
+			return explain(err, mountPlan{Vault: s.Vault})
+		}
+	}
+	if f.html != "" && s.Survey != nil {
+		if err := s.Survey.writeHTML(f.html, s.Vault); err != nil {
+			return err
+		}
+	}
+	if f.out.json {
+		return writeJSON(a.stdout, s)
 	}
 	fields := []string{"vault", s.Vault, "state", s.State, "mountpoint", s.Mountpoint, "pid", pidText(s.PID),
 		"options", strings.Join(s.Options, ",")}
 	if c := s.Config; c != nil {
 		fields = append(fields, c.fields()...)
 	}
-	if e := writeFields(a.stdout, fields...); e != nil {
-		return e
+	if err := writeFields(a.stdout, fields...); err != nil || s.Survey == nil {
+		return err
 	}
-	return err
+	return s.Survey.write(a)
+}
+
+// survey surveys a vault. Where its keysource cannot be opened, what is behind is not known.
+func (a *app) survey(ctx context.Context, f *statusFlags, path string, c *configInfo) (*surveyInfo, error) {
+	top, err := backing.OpenDir(path)
+	if err != nil {
+		return nil, err
+	}
+	defer top.Close()
+	scope := survey.Everything
+	if f.tablesOnly {
+		scope = survey.TablesOnly
+	}
+	var ks keysource.Keysource
+	var unknown error
+	if !f.offline {
+		if ks, unknown = a.surveySource(ctx, f, path, c); unknown == nil {
+			defer ks.Close()
+		}
+	}
+	info, err := surveyVault(ctx, top, scope, ks)
+	if err == nil && unknown != nil {
+		info.Unknown = append(info.Unknown, unknown.Error())
+	}
+	return info, err
+}
+
+// surveySource opens the keysource of a vault.
+func (a *app) surveySource(ctx context.Context, f *statusFlags, path string, c *configInfo) (keysource.Keysource, error) {
+	url, err := f.fromURL()
+	if err != nil {
+		return nil, err
+	}
+	if url == "" {
+		url = c.Keysource
+	}
+	secret, _, err := f.source(a)
+	if err != nil {
+		return nil, err
+	}
+	ks, err := openKeysource(ctx, mountPlan{Vault: path, MasterKeyFile: f.masterKeyFile}, url, secret, nil)
+	if err != nil {
+		return nil, err
+	}
+	return keysource.NewRetry(ks, keysource.RetryConfig{MaxAttempts: 3}), nil
 }
 
 // statusOf describes a mount.

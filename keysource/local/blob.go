@@ -1,6 +1,7 @@
 package local
 
 import (
+	"encoding/hex"
 	"errors"
 
 	"kmsfs/keysource"
@@ -75,4 +76,14 @@ func (s *Store) openBlob(m *material, b blob, ctx keysource.Context) (keysource.
 		return keysource.PlaintextKey{}, err
 	}
 	return key, nil
+}
+
+// PeekBlob tells by which CMK and key material of a local key store a wrapped key was made, from the wrapped key itself; false
+// for one that is no local key store's. Nothing of that is authentic before the wrapped key is opened.
+func PeekBlob(b []byte) (keyID, keyMaterialID string, ok bool) {
+	p, err := parseBlob(b)
+	if err != nil {
+		return "", "", false
+	}
+	return p.keyID.String(), hex.EncodeToString(p.materialID), true
 }

@@ -97,8 +97,18 @@ type table struct {
 	zone  []uint16 // 1 + the index of the zone of the file that names it; guarded by a lock of run
 }
 
+// extent says what of the tree is looked at.
+type extent uint8
+
+const (
+	filesToo  extent = iota
+	dirsAlone      // for their zones
+)
+
 // run is one survey.
 type run struct {
+	only extent
+
 	top backing.Dir
 	geo envelope.Geometry
 

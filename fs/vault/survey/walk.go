@@ -196,7 +196,9 @@ func (w *walker) look(d dir, q *queue) error {
 		case syscall.S_IFDIR:
 			q.put(dir{join(e.Name), d.zone})
 		case syscall.S_IFREG:
-			w.file(h, e.Name, join, d.zone)
+			if w.r.only == filesToo {
+				w.file(h, e.Name, join, d.zone)
+			}
 		}
 		return true
 	})

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/sidecar"
+	"kmsfs/fs/vault/survey"
+	"kmsfs/keysource"
+	"kmsfs/keysource/local"
+)
+
+// verifyFlags are the flags of verify.
+type verifyFlags struct {
+	storeFlags
+	out       outputFlags
+	keyUnused string
+	shard     string
+}
+
+// vaultUses is what verify --key-unused has found in one vault.
+type vaultUses struct {
+	Vault    string       `json:"vault"`
+	VolumeID string       `json:"volume_id"`
+	Records  int64        `json:"records"`
+	Uses     []survey.Use `json:"uses"`
+	Unproven []string     `json:"unproven,omitempty"`
+}
+
+// verifyCommand is kmsfs verify.
+func (a *app) verifyCommand() *cobra.Command {
+	var v verifyFlags
+	cmd := &cobra.Command{
+		Use:   "verify --key-unused KEY PATH...",
+		Short: "Prove that no vault, backup or snapshot needs a CMK or key material",
+		Long: `Look through vaults, backups and snapshots for all that needs a CMK or one of its key materials: data keys of files, of
+files that were deleted and not yet erased, and made ahead; volume keys; branch keys; the CMKs of new files and of encryption
+zones; what a replacement that was cut short has left. Exit code 0 says that there is nothing of it, 27 that there is, 28
+that it cannot be told, because something is damaged, cannot be read or cannot be resolved.
+
+KEY is an ARN, a key id, an alias, or a key material id (64 hexadecimal digits). A PATH is a vault or a directory with vaults
+somewhere below it, such as a restored backup or a directory of snapshots. A data key that another CMK wraps too counts all
+the same: kmsfs rewrap --remove-wrapping takes the wrapping away.
+
+Which CMK has wrapped a key is what the vault says, and for a local key store what the wrapped key itself says. Neither is
+authentic: who can write the vault could hide a use.`,
+		Example: `  kmsfs verify --key-unused 1234abcd-12ab-34cd-56ef-1234567890ab /srv/vault /mnt/backup
+  kmsfs verify --key-unused "$(kmsfs key describe --json alias/old | jq -r .arn)" --shard 1/4 /srv/vault`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, paths []string) error {
+			switch {
+			case v.keyUnused == "":
+				return hintf(faultf(errUsage, "--key-unused is missing"), "kmsfs verify --key-unused KEY PATH...")
+			case len(paths) == 0:
+				return hintf(faultf(errUsage, "PATH is missing"), "kmsfs verify --key-unused %s PATH...", quote(v.keyUnused))
+			}
+			return a.verifyUnused(cmd.Context(), &v, paths)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&v.keyUnused, "key-unused", "", "`KEY` that nothing is to need: ARN, key id, alias or key material id")
+	f.StringVar(&v.shard, "shard", "", "`I/N`: look at the I-th of N parts of the key tables only; the first has all else too")
+	f.StringVar(&v.dir, "key-store", "", "`DIR` of the key store that knows aliases, in place of the one that each vault names")
+	f.StringVar(&v.url, "keysource", "", "`URL` of the keysource that knows aliases, in place of the one that each vault names")
+	v.secretFlags.add(f)
+	v.out.add(f)
+	return cmd
+}
+
+// parseShard reads I/N.
+func parseShard(s string) (o sidecar.ScanOptions, err error) {
+	if s == "" {
+		return o, nil
+	}
+	i, n, ok := strings.Cut(s, "/")
+	shard, err := strconv.Atoi(i)
+	shards, err2 := strconv.Atoi(n)
+	if !ok || err != nil || err2 != nil || shard < 1 || shard > shards || shards > 1<<20 {
+		return o, hintf(faultf(errUsage, "--shard: %q is not I/N with I from 1 to N", s), "--shard 1/4, --shard 2/4, ... on as many machines")
+	}
+	return sidecar.ScanOptions{Shard: shard - 1, Shards: shards}, nil
+}
+
+// verifyUnused looks through all vaults in paths.
+func (a *app) verifyUnused(ctx context.Context, v *verifyFlags, paths []string) error {
+	o, err := parseShard(v.shard)
+	if err != nil {
+		return err
+	}
+	var vaults []string
+	for _, path := range paths {
+		found, err := vaultsBelow(path)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return faultf(errNotKMSFS, "there is no vault in %s", path)
+		}
+		vaults = append(vaults, found...)
+	}
+	var all []vaultUses
+	needed, unproven := 0, 0
+	for _, path := range vaults {
+		uses, err := a.usesIn(ctx, v, path, o)
+		if err != nil {
+			return explain(err, mountPlan{Vault: path})
+		}
+		all = append(all, uses)
+		if len(uses.Uses) > 0 {
+			needed++
+		}
+		if len(uses.Unproven) > 0 {
+			unproven++
+		}
+	}
+	if v.out.json {
+		err = writeJSON(a.stdout, all)
+	} else {
+		err = a.writeUses(all)
+	}
+	switch {
+	case err != nil:
+		return err
+	case needed > 0:
+		return hintf(faultf(errKeyNeeded, "%s is needed by %d of %d vaults", v.keyUnused, needed, len(vaults)), "kmsfs rewrap moves a vault to another CMK or material; a backup needs it for as long as it is kept")
+	case unproven > 0:
+		return hintf(faultf(errUnproven, "in %d of %d vaults it cannot be told", unproven, len(vaults)), "mend or remove what is named above, and try again")
+	}
+	return nil
+}
+
+// writeUses prints what was found for people.
+func (a *app) writeUses(all []vaultUses) error {
+	for _, v := range all {
+		if len(v.Uses) == 0 && len(v.Unproven) == 0 {
+			fmt.Fprintf(a.stdout, "%s: nothing of %d records\n", v.Vault, v.Records)
+		}
+		for _, u := range v.Uses {
+			if _, err := fmt.Fprintf(a.stdout, "%s: %s: %d, such as %s\n", v.Vault, u.Place, u.Count, oneLine(u.Examples[0])); err != nil {
+				return err
+			}
+		}
+		for i, why := range v.Unproven {
+			if i == 20 {
+				fmt.Fprintf(a.stderr, "kmsfs: warning: %s: and %d more; --json has them\n", v.Vault, len(v.Unproven)-i)
+				break
+			}
+			fmt.Fprintf(a.stderr, "kmsfs: warning: %s: %s\n", v.Vault, oneLine(why))
+		}
+	}
+	return nil
+}
+
+// usesIn looks through one vault.
+func (a *app) usesIn(ctx context.Context, v *verifyFlags, path string, o sidecar.ScanOptions) (vaultUses, error) {
+	out := vaultUses{Vault: path, Uses: []survey.Use{}}
+	top, err := backing.OpenDir(path)
+	if err != nil {
+		return out, err
+	}
+	defer top.Close()
+	cfg, err := readConfig(path)
+	if err != nil {
+		return out, err
+	}
+	r := &resolver{open: func() (keysource.Keysource, error) {
+		return a.surveySource(ctx, &statusFlags{storeFlags: v.storeFlags}, path, newConfigInfo(cfg))
+	}}
+	defer r.close()
+	m, err := matchKey(ctx, v.keyUnused, r)
+	if err != nil {
+		return out, err
+	}
+	uses, err := survey.FindUses(ctx, top, m, o)
+	if err != nil {
+		return out, err
+	}
+	out.VolumeID, out.Records, out.Unproven = uses.Volume.String(), uses.Records, uses.Unproven
+	out.Uses = append(out.Uses, uses.Uses...)
+	return out, nil
+}
+
+// resolver asks a keysource about CMKs, which it opens when it is first needed.
+type resolver struct {
+	open  func() (keysource.Keysource, error)
+	ks    keysource.Keysource
+	err   error
+	known map[string]keysource.KeyMetadata
+}
+
+func (r *resolver) describe(ctx context.Context, ref string) (keysource.KeyMetadata, error) {
+	if r.ks == nil && r.err == nil {
+		r.ks, r.err = r.open()
+	}
+	if r.err != nil {
+		return keysource.KeyMetadata{}, r.err
+	}
+	if m, ok := r.known[ref]; ok {
+		return m, nil
+	}
+	m, err := r.ks.DescribeKey(ctx, keysource.KeyRef(ref))
+	if err == nil {
+		if r.known == nil {
+			r.known = map[string]keysource.KeyMetadata{}
+		}
+		r.known[ref] = m
+	}
+	return m, err
+}
+
+func (r *resolver) close() {
+	if r.ks != nil {
+		r.ks.Close()
+	}
+}
+
+// isMaterialID tells a key material id from a reference to a CMK.
+func isMaterialID(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// matchKey says what is use of key, which is a key material id or a reference to a CMK.
+func matchKey(ctx context.Context, key string, r *resolver) (survey.Match, error) {
+	if isMaterialID(key) {
+		return survey.Match{
+			Wrapping: func(w envelope.Wrapping) bool {
+				_, material, ok := local.PeekBlob(ownWrapping(w.Blob))
+				return w.KeyMaterialID == key || ok && material == key
+			},
+			Key: func(ref string) (bool, error) {
+				m, err := r.describe(ctx, ref)
+				if errors.Is(err, keysource.ErrNotFound) {
+					return false, nil
+				}
+				return err == nil && m.CurrentKeyMaterialID == key, err
+			},
+		}, nil
+	}
+	ref := keysource.KeyRef(key)
+	if _, err := ref.Parse(); err != nil {
+		return survey.Match{}, faultf(errUsage, "%w", err)
+	}
+	if ref.IsAlias() {
+		m, err := r.describe(ctx, key)
+		if err != nil {
+			return survey.Match{}, hintf(faultf(err, "%s: %w", key, err), "name the CMK by its ARN or id, or its keysource with --keysource")
+		}
+		ref = keysource.KeyRef(m.ARN)
+	}
+	id := string(ref)
+	if i := strings.LastIndex(id, ":key/"); i >= 0 {
+		id = id[i+len(":key/"):]
+	}
+	return survey.Match{
+		Wrapping: func(w envelope.Wrapping) bool {
+			own, _, ok := local.PeekBlob(ownWrapping(w.Blob))
+			return ref.Matches(w.KeyARN) || ok && own == id
+		},
+		Key: func(other string) (bool, error) {
+			if !keysource.KeyRef(other).IsAlias() {
+				return other == id || ref.Matches(other), nil
+			}
+			m, err := r.describe(ctx, other)
+			if errors.Is(err, keysource.ErrNotFound) { // an alias that is gone names nothing
+				return false, nil
+			}
+			return err == nil && ref.Matches(m.ARN), err
+		},
+	}, nil
+}
+
+// ownWrapping is the part of a wrapped key that the CMK itself has made.
+func ownWrapping(blob []byte) []byte {
+	if inner, ok := keysource.BranchWrapping(blob); ok {
+		return inner
+	}
+	return blob
+}
+
+// vaultsBelow finds the vaults in path, which may be one itself. Symbolic links are not followed.
+func vaultsBelow(path string) ([]string, error) {
+	path, err := resolve(path)
+	if err != nil {
+		return nil, err
+	}
+	if m, err := mountAt(path); err == nil {
+		return []string{m.Vault}, nil
+	}
+	var found []string
+	err = filepath.WalkDir(path, func(p string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() && holdsVault(p) {
+			found = append(found, p)
+			return filepath.SkipDir
+		}
+		return nil
+	})
+	return found, err
+}
