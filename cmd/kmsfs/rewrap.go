@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -128,7 +129,7 @@ func (a *app) rewrap(ctx context.Context, r *rewrapFlags, path string) error {
 	}
 	secret, forget := remembered(secret)
 	defer forget()
-	ks, u, err := rewrapChain(ctx, p, secret)
+	ks, u, err := rewrapChain(ctx, p, secret, r.o)
 	if err != nil {
 		return explain(err, p)
 	}
@@ -187,8 +188,9 @@ func (r *rewrapFlags) plan(path string) (p mountPlan, err error) {
 }
 
 // rewrapChain is the chain of rewrap: the keysource that the vault names, and branch keys over it, which are moved as a whole.
-// Failed calls are tried again by rewrap itself. The cache below the branch keys keeps nothing to speak of.
-func rewrapChain(ctx context.Context, p mountPlan, secret passphrase.Source) (keysource.Keysource, keysource.URL, error) {
+// Failed calls are tried again by rewrap itself. The cache below the branch keys keeps nothing to speak of, unless new wrappings
+// are verified.
+func rewrapChain(ctx context.Context, p mountPlan, secret passphrase.Source, o rewrap.Options) (keysource.Keysource, keysource.URL, error) {
 	u, err := keysource.ParseURL(p.Keysource)
 	if err != nil {
 		return nil, u, err
@@ -197,7 +199,11 @@ func rewrapChain(ctx context.Context, p mountPlan, secret passphrase.Source) (ke
 	if err != nil {
 		return nil, u, err
 	}
-	cache := keysource.NewCache(ks, keysource.CacheConfig{MaxAge: 1, MaxCount: 1, Grace: -1, RefusalAge: -1})
+	cfg := keysource.CacheConfig{MaxAge: time.Nanosecond, MaxCount: 1, Grace: -1, RefusalAge: -1}
+	if o.Verify {
+		cfg.MaxAge, cfg.MaxCount = time.Minute, 1024 // a branch key is decrypted once, and not for each of its keys
+	}
+	cache := keysource.NewCache(ks, cfg)
 	b, err := keysource.NewBranch(cache, keysource.DefaultBranchLimits(), nil)
 	if err != nil {
 		cache.Close()
