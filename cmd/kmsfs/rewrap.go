@@ -67,6 +67,8 @@ file is touched. It may be mounted meanwhile, here and on other hosts. The keyso
 plaintext, and neither kms:Decrypt nor kms:Encrypt is needed, but for --only, --verify, and for --to, which also gives new files
 that CMK.
 
+Files in an encryption zone come under the CMK of the zone, all others under that of the vault; with --to all under that CMK.
+
 What was done is saved every 5 seconds, and when it is interrupted; the next run does the rest, and one after that nothing. A key
 that cannot be rewrapped stays as it is, and the exit code says so. While the keysource throttles it is asked less often.
 
