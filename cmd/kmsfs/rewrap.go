@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -64,6 +65,8 @@ func (a *app) rewrapCommand() *cobra.Command {
 file is touched. It may be mounted meanwhile, here and on other hosts. The keysource does it by ReEncrypt: no key comes here in
 plaintext, and neither kms:Decrypt nor kms:Encrypt is needed, but for --only, --verify, and for --to, which also gives new files
 that CMK.
+
+Files in an encryption zone come under the CMK of the zone, all others under that of the vault; with --to all under that CMK.
 
 What was done is saved every 5 seconds, and when it is interrupted; the next run does the rest, and one after that nothing. A key
 that cannot be rewrapped stays as it is, and the exit code says so. While the keysource throttles it is asked less often.
@@ -123,7 +126,7 @@ func (a *app) rewrap(ctx context.Context, r *rewrapFlags, path string) error {
 	}
 	secret, forget := remembered(secret)
 	defer forget()
-	ks, u, err := rewrapChain(ctx, p, secret)
+	ks, u, err := rewrapChain(ctx, p, secret, r.o)
 	if err != nil {
 		return explain(err, p)
 	}
@@ -191,8 +194,9 @@ func (r *rewrapFlags) plan(path string) (p mountPlan, err error) {
 }
 
 // rewrapChain is the chain of rewrap: the keysource that the vault names, and branch keys over it, which are moved as a whole.
-// Failed calls are tried again by rewrap itself. The cache below the branch keys keeps nothing to speak of.
-func rewrapChain(ctx context.Context, p mountPlan, secret passphrase.Source) (keysource.Keysource, keysource.URL, error) {
+// Failed calls are tried again by rewrap itself. The cache below the branch keys keeps nothing to speak of, unless new wrappings
+// are verified.
+func rewrapChain(ctx context.Context, p mountPlan, secret passphrase.Source, o rewrap.Options) (keysource.Keysource, keysource.URL, error) {
 	u, err := keysource.ParseURL(p.Keysource)
 	if err != nil {
 		return nil, u, err
@@ -201,7 +205,11 @@ func rewrapChain(ctx context.Context, p mountPlan, secret passphrase.Source) (ke
 	if err != nil {
 		return nil, u, err
 	}
-	cache := keysource.NewCache(ks, keysource.CacheConfig{MaxAge: 1, MaxCount: 1, Grace: -1, RefusalAge: -1})
+	cfg := keysource.CacheConfig{MaxAge: time.Nanosecond, MaxCount: 1, Grace: -1, RefusalAge: -1}
+	if o.Verify {
+		cfg.MaxAge, cfg.MaxCount = time.Minute, 1024 // a branch key is decrypted once, and not for each of its keys
+	}
+	cache := keysource.NewCache(ks, cfg)
 	b, err := keysource.NewBranch(cache, keysource.DefaultBranchLimits(), nil)
 	if err != nil {
 		cache.Close()

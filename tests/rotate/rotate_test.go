@@ -67,6 +67,15 @@ func TestRotate(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(m.Dir, "new"), []byte("new"), 0o600); err != nil {
 				t.Errorf("a new file, with the old CMK disabled: %v", err)
 			}
+			for name, content := range l.want {
+				if len(content) == 0 {
+					continue
+				}
+				if s := k.rewrap("--only", name, "--force", m.Backing); s.Rewrapped != 1 {
+					t.Errorf("of one file: %+v", s)
+				}
+				break
+			}
 			for name := range l.want {
 				if cmk := xattr(t, name, "user.kmsfs.cmk"); cmk != "" && !strings.HasSuffix(cmk, two) {
 					t.Fatalf("%s is under %s, and not under %s; %s was first, %s its second material", name, cmk, two, old, material)

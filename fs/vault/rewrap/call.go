@@ -134,7 +134,8 @@ func (r *run) patiently(ctx context.Context, call func(context.Context) error) e
 		case err == nil:
 			r.pace.succeeded()
 			return nil
-		case !keysource.Retryable(err):
+		case !keysource.Retryable(err): // an answer, too
+			r.pace.answered()
 			return err
 		case errors.Is(err, keysource.ErrThrottled):
 			r.counts.throttled.Add(1)
@@ -145,7 +146,7 @@ func (r *run) patiently(ctx context.Context, call func(context.Context) error) e
 		if errors.As(err, &why) {
 			asked = why.RetryAfter
 		}
-		if r.pace.hopeless() {
+		if r.pace.failed() {
 			return err
 		}
 		if r.pace.pause(ctx, attempt, asked) != nil {

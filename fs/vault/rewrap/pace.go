@@ -17,7 +17,7 @@ type pacer struct {
 	limiter  *rate.Limiter
 
 	mu        sync.Mutex
-	succeed   time.Time  // the last success, or the start
+	failing   time.Time  // since when no call has succeeded; zero: the last one has
 	halved    time.Time  // when the rate was last halved
 	grown     time.Time  // when it last grew
 	step      rate.Limit // by how much it grows
@@ -41,7 +41,7 @@ func newPacer(rps float64, patience time.Duration) *pacer {
 		burst = max(int(rps/20), 1)
 	}
 	now := time.Now()
-	return &pacer{ceiling: ceiling, patience: patience, limiter: rate.NewLimiter(ceiling, burst), succeed: now, window: now, grown: now}
+	return &pacer{ceiling: ceiling, patience: patience, limiter: rate.NewLimiter(ceiling, burst), window: now, grown: now}
 }
 
 // wait returns when a call may be made.
@@ -57,7 +57,7 @@ func (p *pacer) succeeded() {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.succeed = now
+	p.failing = time.Time{}
 	p.count++
 	if d := now.Sub(p.window); d >= 200*time.Millisecond {
 		p.perSecond = rate.Limit(float64(p.count) / d.Seconds())
@@ -67,6 +67,13 @@ func (p *pacer) succeeded() {
 		p.grown = now
 		p.limiter.SetLimit(min(l+p.step, p.ceiling))
 	}
+}
+
+// answered notes a call that was refused: the keysource is there.
+func (p *pacer) answered() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failing = time.Time{}
 }
 
 // throttled halves the rate, for all that is throttled within a second once.
@@ -89,11 +96,14 @@ func (p *pacer) throttled() {
 	p.limiter.SetLimit(max(l/2, 1))
 }
 
-// hopeless tells that nothing has succeeded for too long.
-func (p *pacer) hopeless() bool {
+// failed notes a call that failed for a while, and tells whether nothing has succeeded for too long.
+func (p *pacer) failed() (hopeless bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Since(p.succeed) > p.patience
+	if p.failing.IsZero() {
+		p.failing = time.Now()
+	}
+	return time.Since(p.failing) > p.patience
 }
 
 // pause waits after a failed attempt, counted from 0, at least as long as the keysource asked for, within bounds.

@@ -105,11 +105,16 @@ func (r *run) chosen(w envelope.Wrapping) bool {
 }
 
 // goal is the CMK that the first wrapping of a data key is to be of.
-func (r *run) goal(loc envelope.Locator, id envelope.FileID) keysource.KeyRef {
-	if r.o.To == "" && r.o.Target != nil {
-		if key := r.o.Target(loc, id); key != "" {
+func (r *run) goal(loc envelope.Locator, rec *envelope.Record) keysource.KeyRef {
+	switch {
+	case r.o.To != "":
+		return r.o.To
+	case r.o.Target != nil:
+		if key := r.o.Target(loc, rec.ID); key != "" {
 			return key
 		}
+	case r.zones != nil:
+		return r.zones.goal(rec, r.base())
 	}
 	return r.base()
 }

@@ -35,14 +35,14 @@ var (
 // Options is what to rewrap, and how. The zero value brings all keys to the current key material of the CMK that the config
 // names.
 type Options struct {
-	// To is the CMK to move to; empty: for each key what Target says. Without Only, and without From or with a From that
+	// To is the CMK to move to, whatever the zone; empty: for each key what Target says. Without Only, and without From or with a From that
 	// is the CMK of the config, new files get it too.
 	To keysource.KeyRef
 	// From restricts the work to wrappings of this CMK or key material (64 hexadecimal digits).
 	From string
 	// Only restricts the work to these data keys; nil: all, and the volume key.
 	Only func(loc envelope.Locator, id envelope.FileID) bool
-	// Target says which CMK a data key is to be under, by its zone; nil or an empty answer: that of the config.
+	// Target says which CMK a data key is to be under; an empty answer: that of the config. nil: that of its encryption zone.
 	Target func(loc envelope.Locator, id envelope.FileID) keysource.KeyRef
 	// Add are CMKs that each key is to have a further wrapping of, Remove those that it is to lose the wrapping of. The
 	// first wrapping is never removed: it moves.
@@ -197,11 +197,15 @@ func (r *run) tables(ctx context.Context, pass int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.pass(pass, cancel)
+	var err error
+	if r.zones, err = r.walkZones(ctx); err != nil {
+		return err
+	}
 	if err := r.report(ctx); err != nil {
 		return err
 	}
 	stop := r.startWorkers(ctx)
-	err := r.sc.Scan(ctx, sidecar.ScanOptions{Parallel: tablesAtOnce, Shard: r.o.Shard, Shards: r.o.Shards}, func(p *sidecar.Part) error {
+	err = r.sc.Scan(ctx, sidecar.ScanOptions{Parallel: tablesAtOnce, Shard: r.o.Shard, Shards: r.o.Shards}, func(p *sidecar.Part) error {
 		return r.part(ctx, pass, p)
 	})
 	stop()

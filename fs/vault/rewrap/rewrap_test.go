@@ -736,3 +736,38 @@ func TestDamage(t *testing.T) {
 		t.Errorf("%d under the new material", by)
 	}
 }
+
+// TestReplacedMeanwhile: a record that is rewrapped between being read and being opened is read again.
+func TestReplacedMeanwhile(t *testing.T) {
+	w := newWorld(t, 0)
+	ctx := t.Context()
+	old, to := w.config().Wrappings[0].KeyARN, w.newCMK()
+	v, err := vault.Open(ctx, w.fs.Root(), w.ks.Store, vault.Options{})
+	w.must(err)
+	n, _, err := v.Create(v.Root(), "f", 0o600, vault.Caller{})
+	w.must(err)
+	_, err = v.Write(ctx, n, []byte("content"), 0, vault.KeepPrivileges)
+	w.must(err)
+	v.Forget(n, 1)
+	w.must(v.Close())
+	w.ks.before = func(op string, n int64) error {
+		if op != "Decrypt" || n != 2 { // the first is for the volume key
+			return nil
+		}
+		w.ks.before = nil
+		if _, err := w.run(ctx, rewrap.Options{To: keysource.KeyRef(to)}); err != nil {
+			t.Error(err)
+		}
+		return w.ks.DisableKey(ctx, keysource.KeyRef(old))
+	}
+	v, err = vault.Open(ctx, w.fs.Root(), unclosed{w.ks}, vault.Options{})
+	w.must(err)
+	defer v.Close()
+	n, _, err = v.Lookup(v.Root(), "f")
+	w.must(err)
+	defer v.Forget(n, 1)
+	b := make([]byte, 16)
+	if k, err := v.Read(ctx, n, b, 0); err != nil || string(b[:k]) != "content" || w.ks.before != nil {
+		t.Errorf("%q, %v", b[:k], err)
+	}
+}

@@ -32,6 +32,7 @@ type run struct {
 
 	from    string   // Options.From resolved: an ARN, or a key material id
 	remove  []string // Options.Remove resolved
+	zones   *zones   // of the pass; nil: there are none
 	pace    *pacer
 	jobs    chan *job
 	changed bool // the config was rewritten
@@ -164,7 +165,7 @@ func (r *run) part(ctx context.Context, pass int, p *sidecar.Part) error {
 		if r.o.Only != nil && !r.o.Only(e.Loc, e.Record.ID) {
 			continue
 		}
-		pl, err := r.plan(ctx, e.Record.Wrappings, r.goal(e.Loc, e.Record.ID))
+		pl, err := r.plan(ctx, e.Record.Wrappings, r.goal(e.Loc, e.Record))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

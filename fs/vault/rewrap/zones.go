@@ -1,0 +1,137 @@
+package rewrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/keysource"
+)
+
+// zones knows the encryption zone of each file, from a walk over the stored tree: directories name their zone in clear, files
+// their id. It is not verified: that needs the volume key.
+type zones struct {
+	of    map[envelope.FileID]keysource.KeyRef // "": that of the config
+	began time.Time
+}
+
+// recent is how long before the walk a record may have been made that may belong to a file that the walk has not met yet.
+const recent = time.Minute
+
+// walkZones finds the zones of all files of a vault that has some; nil for one that has none.
+func (r *run) walkZones(ctx context.Context) (*zones, error) {
+	if r.o.To != "" || !slices.Contains(r.cfg.Features, envelope.FeatureZones) {
+		return nil, nil
+	}
+	z := &zones{of: map[envelope.FileID]keysource.KeyRef{}, began: r.o.Now()}
+	if err := z.walk(ctx, r.top, ""); err != nil {
+		return nil, fmt.Errorf("find the encryption zones: %w", err)
+	}
+	return z, nil
+}
+
+// walk goes through a stored directory that is in zone. What is moved or removed meanwhile is left out.
+func (z *zones) walk(ctx context.Context, dir backing.Dir, zone keysource.KeyRef) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var entries []backing.Entry
+	if err := dir.ReadDir(func(e backing.Entry) bool {
+		if !envelope.IsReserved(e.Name) {
+			entries = append(entries, e)
+		}
+		return true
+	}); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Kind == 0 {
+			st, err := dir.StatAt(e.Name)
+			if err != nil {
+				continue
+			}
+			e.Kind = st.Mode & syscall.S_IFMT
+		}
+		switch e.Kind {
+		case syscall.S_IFREG:
+			if h, ok := headerOf(dir, e.Name); ok {
+				z.of[h.ID] = zone
+			}
+		case syscall.S_IFDIR:
+			sub, err := dir.OpenDir(e.Name)
+			if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			own, err := zoneOf(sub)
+			if err == nil {
+				if own == "" {
+					own = zone
+				}
+				err = z.walk(ctx, sub, own)
+			}
+			sub.Close()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// zoneOf reads the zone that a stored directory is itself; "" for none.
+func zoneOf(dir backing.Dir) (keysource.KeyRef, error) {
+	f, err := dir.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
+	if errors.Is(err, syscall.ENOENT) { // lost+found, or being taken apart
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b := make([]byte, 4096)
+	n, err := f.ReadAt(b, 0)
+	if err != nil {
+		return "", err
+	}
+	_, zone, err := envelope.PeekDirFile(b[:n])
+	if errors.Is(err, envelope.ErrCorrupt) { // as its files are: they do not open
+		return "", nil
+	}
+	return keysource.KeyRef(zone), err
+}
+
+// headerOf reads the header of a stored file; false for one without a key, and for what is gone or damaged.
+func headerOf(dir backing.Dir, name string) (envelope.Header, bool) {
+	f, err := dir.Open(name, syscall.O_RDONLY, 0)
+	if err != nil {
+		return envelope.Header{}, false
+	}
+	defer f.Close()
+	b := make([]byte, envelope.HeaderSize)
+	if n, err := f.ReadAt(b, 0); err != nil || n < len(b) {
+		return envelope.Header{}, false
+	}
+	h, err := envelope.ParseHeader(b)
+	return h, err == nil
+}
+
+// goal is the CMK that the first wrapping of a record is to be of. A record of no file is to be under that of the config,
+// unless it was made lately: its file may have been made since the walk, and its CMK is then the right one.
+func (z *zones) goal(rec *envelope.Record, base keysource.KeyRef) keysource.KeyRef {
+	zone, ok := z.of[rec.ID]
+	switch {
+	case zone != "":
+		return zone
+	case !ok && rec.Created > z.began.Add(-recent).UnixNano():
+		return keysource.KeyRef(rec.Wrappings[0].KeyARN)
+	}
+	return base
+}
