@@ -146,15 +146,6 @@ func (a *app) rewrap(ctx context.Context, r *rewrapFlags, path string) error {
 		return explain(err, p)
 	}
 	defer top.Close()
-	if r.to == "" {
-		cfg, err := vault.ReadConfig(top)
-		if err == nil {
-			r.o.Target, err = zoneTargets(ctx, top, cfg)
-		}
-		if err != nil {
-			return explain(err, p)
-		}
-	}
 	out, err := newRewrapOutput(a, r)
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault/survey"
 	"kmsfs/keysource"
@@ -299,21 +298,3 @@ func (info *surveyInfo) write(a *app) error {
 
 // shortMaterial is enough of a key material id to tell one from another.
 func shortMaterial(id string) string { return id[:min(len(id), 12)] }
-
-// zoneTargets finds the CMK of each record by its zone, for a rewrap of a vault that has zones; nil where it has none.
-func zoneTargets(ctx context.Context, top backing.Dir, cfg *envelope.Config) (func(envelope.Locator, envelope.FileID) keysource.KeyRef, error) {
-	if len(cfg.Features) == 0 {
-		return nil, nil
-	}
-	r, err := survey.Run(ctx, top, survey.Everything)
-	if err != nil {
-		return nil, err
-	}
-	return func(loc envelope.Locator, _ envelope.FileID) keysource.KeyRef {
-		zone, ok := r.Target(loc)
-		if !ok {
-			return ""
-		}
-		return keysource.KeyRef(r.Zones[zone].Key)
-	}, nil
-}

@@ -85,9 +85,6 @@ type Result struct {
 	Damaged    int64 // records and tables that cannot be read
 	Unread     int64 // files and directories that could not be looked at
 	Problems   []Problem
-	// Target finds the zone of the record at a locator: the index in Zones, false where no file names it. Nil without the
-	// tree.
-	Target func(loc envelope.Locator) (zone int, ok bool)
 }
 
 // table is what is kept of one key table: 6 bytes a slot, and what tells whose record it is.
@@ -152,14 +149,6 @@ func Run(ctx context.Context, top backing.Dir, scope Scope) (*Result, error) {
 					r.res.Spare++
 				}
 			}
-		}
-		tables := r.tables
-		r.res.Target = func(loc envelope.Locator) (int, bool) {
-			t := tables[loc.Table]
-			if t == nil || int(loc.Slot) >= len(t.zone) || t.zone[loc.Slot] == 0 {
-				return 0, false
-			}
-			return int(t.zone[loc.Slot]) - 1, true
 		}
 	}
 	sort.Slice(r.res.Problems, func(i, j int) bool { return r.res.Problems[i].Path < r.res.Problems[j].Path })
