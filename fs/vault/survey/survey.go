@@ -99,7 +99,7 @@ type extent uint8
 
 const (
 	filesToo  extent = iota
-	dirsAlone      // for their zones
+	dirsAlone        // for their zones
 )
 
 // run is one survey.
