@@ -6,6 +6,8 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"kmsfs/fs/vault"
 )
 
 // unsupported says whether an attribute is refused as such. ls(1) and others then stop asking for it on this mount,
@@ -74,6 +76,9 @@ func (fs *filesystem) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, name
 	if st != fuse.OK {
 		return st
 	}
+	if err := fs.mayChange(n, name, &in.InHeader); err != nil {
+		return fs.status("setxattr", in.NodeId, err)
+	}
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
 	return fs.status("setxattr", in.NodeId, fs.v.Setxattr(ctx, n, name, value, int(in.Flags)))
@@ -88,7 +93,22 @@ func (fs *filesystem) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, name
 	if st != fuse.OK {
 		return st
 	}
+	if err := fs.mayChange(n, name, h); err != nil {
+		return fs.status("removexattr", h.NodeId, err)
+	}
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
 	return fs.status("removexattr", h.NodeId, fs.v.Removexattr(ctx, n, name))
+}
+
+// mayChange keeps an encryption zone to the owner of the directory and root: the kernel lets everybody who may write to it.
+func (fs *filesystem) mayChange(n *vault.Node, name string, h *fuse.InHeader) error {
+	if name != vault.XattrZone || h.Uid == 0 {
+		return nil
+	}
+	attr, err := fs.v.Attr(n)
+	if err == nil && attr.UID != h.Uid {
+		err = syscall.EPERM
+	}
+	return err
 }

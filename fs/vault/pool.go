@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -76,6 +77,9 @@ type pool struct {
 	table *sidecar.Writer // the writer's own, but for its Table
 }
 
+// errPoolClosed is what take answers once the pool is closed.
+var errPoolClosed = errors.New("the vault is closed")
+
 // start makes the pool ready for use.
 func (p *pool) start(v *Vault, key string) {
 	p.v, p.key, p.stock, p.table = v, key, poolFirst, v.sidecar.NewWriter(v.now)
@@ -89,7 +93,7 @@ func (p *pool) take(ctx context.Context) (bound, error) {
 	ordered := false
 	for {
 		if p.closed {
-			return bound{}, fmt.Errorf("%w: the vault is closed", ErrNoKey)
+			return bound{}, fmt.Errorf("%w: %w", ErrNoKey, errPoolClosed)
 		}
 		if n := len(p.ready); n > 0 {
 			b := p.ready[0] // in the order of their records, so that files made together have neighbours

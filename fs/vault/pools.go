@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -30,11 +31,21 @@ func (s *pools) start(v *Vault) {
 
 // take returns a data key of the CMK named by key, "" for the vault's own.
 func (s *pools) take(ctx context.Context, key string) (bound, error) {
-	s.v.watch.look()
 	if key == "" {
 		return s.main.take(ctx)
 	}
-	return s.of(key).take(ctx)
+	for {
+		b, err := s.of(key).take(ctx)
+		if !errors.Is(err, errPoolClosed) || s.isClosed() {
+			return b, err
+		} // else it had to make room meanwhile
+	}
+}
+
+func (s *pools) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 // of returns the pool of a zone's CMK. That of the one that was not used for longest makes room for it.

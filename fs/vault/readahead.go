@@ -15,7 +15,7 @@ import (
 // Read-ahead of keys. Neighbouring records belong to files that were made together, which are often read together.
 const (
 	aheadSlots  = 64               // records that are fetched together: an extent of a key table
-	aheadCalls  = 64               // calls under way at once
+	aheadCalls  = 160              // calls under way at once
 	aheadTables = 64               // tables that are watched
 	aheadFirst  = 8 * aheadSlots   // keys fetched by guess, before any has proved useful
 	aheadTrust  = 8                // keys more for each that was then asked for

@@ -214,11 +214,8 @@ func (v *Vault) Setxattr(ctx context.Context, n *Node, name string, value []byte
 		defer v.forgetACL(n)
 		return v.withMeta(n, func(m backing.Meta) error { return m.Setxattr(name, value, flags) })
 	}
-	if n.kind == sIFDIR && name == xattrVirtual+xattrZone {
-		if len(value) == 0 {
-			return syscall.EINVAL
-		}
-		return v.SetZone(ctx, n, string(value))
+	if n.kind == sIFDIR && name == XattrZone {
+		return v.setZoneXattr(ctx, n, string(value), flags)
 	}
 	if strings.HasPrefix(name, xattrVirtual) {
 		return syscall.EPERM
@@ -297,15 +294,8 @@ func (v *Vault) Removexattr(ctx context.Context, n *Node, name string) error {
 		defer v.forgetACL(n)
 		return v.withMeta(n, func(m backing.Meta) error { return m.Removexattr(name) })
 	}
-	if n.kind == sIFDIR && name == xattrVirtual+xattrZone {
-		zone, err := v.Zone(n)
-		if err == nil && zone == "" {
-			err = syscall.ENODATA
-		}
-		if err != nil {
-			return err
-		}
-		return v.SetZone(ctx, n, "")
+	if n.kind == sIFDIR && name == XattrZone {
+		return v.removeZoneXattr(ctx, n)
 	}
 	if strings.HasPrefix(name, xattrVirtual) {
 		return syscall.EPERM
@@ -351,7 +341,7 @@ func (f *file) dropCapabilityLocked() error {
 
 // virtualXattr shows the record of n's key.
 func (v *Vault) virtualXattr(n *Node, name string) ([]byte, error) {
-	if n.kind == sIFDIR && name == xattrZone {
+	if n.kind == sIFDIR && xattrVirtual+name == XattrZone {
 		zone, err := v.Zone(n)
 		if err == nil && zone == "" {
 			err = syscall.ENODATA

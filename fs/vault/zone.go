@@ -14,8 +14,9 @@ import (
 // zoneAside is what the id file of a directory is written as before it takes the place of the old one.
 const zoneAside = envelope.DirFileName + ".new"
 
-// xattrZone names the encryption zone of a directory, below xattrVirtual.
-const xattrZone = "zone"
+// XattrZone is the extended attribute of a directory that is its encryption zone, as SetZone takes it. Who may write to the
+// directory is not thereby one who may set it: that is for the caller of Setxattr and Removexattr to decide.
+const XattrZone = xattrVirtual + "zone"
 
 // zones says whether there may be encryption zones.
 func (v *Vault) zones() bool {
@@ -25,6 +26,7 @@ func (v *Vault) zones() bool {
 // zoneOf returns the CMK that a data key of n is to be of, as its encryption zone names it: "" for that of the vault. Of the
 // names of a file any one counts.
 func (v *Vault) zoneOf(n *Node) (string, error) {
+	v.watch.look()
 	if !v.zones() {
 		return "", nil
 	}
@@ -131,6 +133,35 @@ func (v *Vault) SetZone(ctx context.Context, n *Node, key string) error {
 	d.zone = key
 	d.mu.Unlock()
 	return nil
+}
+
+// setZoneXattr is Setxattr of XattrZone.
+func (v *Vault) setZoneXattr(ctx context.Context, n *Node, key string, flags int) error {
+	const create, replace = 1, 2 // XATTR_CREATE and XATTR_REPLACE
+	zone, err := v.Zone(n)
+	switch {
+	case err != nil:
+		return err
+	case key == "":
+		return syscall.EINVAL
+	case flags&create != 0 && zone != "":
+		return syscall.EEXIST
+	case flags&replace != 0 && zone == "":
+		return syscall.ENODATA
+	}
+	return v.SetZone(ctx, n, key)
+}
+
+// removeZoneXattr is Removexattr of XattrZone.
+func (v *Vault) removeZoneXattr(ctx context.Context, n *Node) error {
+	zone, err := v.Zone(n)
+	if err == nil && zone == "" {
+		err = syscall.ENODATA
+	}
+	if err != nil {
+		return err
+	}
+	return v.SetZone(ctx, n, "")
 }
 
 // checkZoneKey refuses a CMK that makes no data keys now.

@@ -25,7 +25,7 @@ const (
 )
 
 // idleConns is how many connections are kept for the next burst of calls.
-const idleConns = 128
+const idleConns = 256
 
 // transport is an HTTP client that reads no more of an answer than one can have.
 type transport struct{ inner kms.HTTPClient }
