@@ -74,4 +74,5 @@ const (
 	ctxIndexSeal        = "kmsfs 2026 v1 index seal"
 	ctxRecordMAC        = "kmsfs 2026 v1 record mac"
 	ctxDataCommitment   = "kmsfs 2026 v1 data key commitment"
+	ctxPreviousKey      = "kmsfs 2026 v1 previous data key"
 )

@@ -51,7 +51,7 @@ func (d *deriver) sum(out, secret []byte, parts ...[]byte) {
 const zeros = "0000000000000000000000000000000000000000000000000000000000000000"
 
 // derivers are for the keys of files.
-type derivers struct{ group, index, record, commitment *deriver }
+type derivers struct{ group, index, record, commitment, previous *deriver }
 
 func newDerivers() *derivers {
 	return &derivers{
@@ -59,6 +59,7 @@ func newDerivers() *derivers {
 		index:      newDeriver(ctxIndexSeal),
 		record:     newDeriver(ctxRecordMAC),
 		commitment: newDeriver(ctxDataCommitment),
+		previous:   newDeriver(ctxPreviousKey),
 	}
 }
 

@@ -127,6 +127,9 @@ func ParseRecord(slot []byte) (*Record, error) {
 			return nil, err
 		}
 	}
+	if err := checkWrappings(r.Wrappings); err != nil {
+		return nil, asCorrupt(err)
+	}
 	if len(rest) != 0 {
 		return nil, corrupt("%s: %d bytes after the wrappings", what, len(rest))
 	}

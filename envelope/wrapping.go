@@ -17,6 +17,9 @@ const (
 
 	// KindKeysource is the kind of a wrapping made by the keysource itself.
 	KindKeysource = 0
+	// KindPrevious is the kind of the wrapping of a file's previous data key under its new one, in the record of a file
+	// that is being reencrypted ([FileKey.WrapPrevious]). It stands last, once, and never alone.
+	KindPrevious = 1
 	// ContextVersion numbers the encryption contexts of this format.
 	ContextVersion = 1
 
@@ -26,9 +29,9 @@ const (
 
 // Wrapping is a key as one CMK wrapped it.
 type Wrapping struct {
-	Kind           uint8  // KindKeysource
-	ContextVersion uint8  // ContextVersion
-	KeyARN         string // of the CMK, as resolved by the keysource
+	Kind           uint8  // KindKeysource or KindPrevious
+	ContextVersion uint8  // ContextVersion; of KindPrevious 0
+	KeyARN         string // of the CMK, as resolved by the keysource; of KindPrevious ""
 	KeyMaterialID  string // 64 lower-case hex digits, "" where the keysource has none
 	Blob           []byte // the wrapped key
 }
@@ -36,6 +39,8 @@ type Wrapping struct {
 // check returns an error for a wrapping that the format cannot hold.
 func (w *Wrapping) check() error {
 	switch {
+	case w.Kind == KindPrevious:
+		return w.checkPrevious()
 	case w.Kind != KindKeysource:
 		return unsupported("wrapping of kind %d", w.Kind)
 	case w.ContextVersion != ContextVersion:
@@ -62,6 +67,9 @@ func checkWrappings(ws []Wrapping) error {
 	for i := range ws {
 		if err := ws[i].check(); err != nil {
 			return err
+		}
+		if ws[i].Kind == KindPrevious && (i == 0 || i != len(ws)-1) {
+			return unsupported("wrapping of kind %d that is not the last of several", KindPrevious)
 		}
 	}
 	return nil
