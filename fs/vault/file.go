@@ -40,25 +40,29 @@ type file struct {
 
 	// mu is held for reading by reads and for writing by whatever changes the file. It is not held during calls of
 	// the keysource.
-	mu      sync.RWMutex
-	held    bool  // opened by holdFile: stored may be from before another file object of the inode wrote
-	stored  int64 // size of the stored file when its header was read
-	excess  bool  // the stored file is longer than it should be: to be mended before it is written
-	unused  bool  // the key has been bound, and nothing stored has ever named it
-	headed  bool  // the header has been read: what follows is known
-	form    form
-	opened  bool // header and key are there and agree
-	id      envelope.FileID
-	loc     envelope.Locator
-	flags   envelope.Flags // of the header on the disk
-	floor   int64          // header.size on the disk
-	key     *envelope.FileKey
-	size    int64  // plaintext
-	inline  []byte // the plaintext, in the inline form
-	block0  []byte // as it was when the file was opened, until the key has opened it
-	caps    capsState
-	checked bool // the tail has been looked at for what a crash left behind
-	cutDone bool // of a cut that the header tells only the last step is left, which waits until it is durable
+	mu       sync.RWMutex
+	held     bool  // opened by holdFile: stored may be from before another file object of the inode wrote
+	stored   int64 // size of the stored file when its header was read
+	excess   bool  // the stored file is longer than it should be: to be mended before it is written
+	unused   bool  // the key has been bound, and nothing stored has ever named it
+	headed   bool  // the header has been read: what follows is known
+	form     form
+	opened   bool // header and key are there and agree
+	id       envelope.FileID
+	loc      envelope.Locator
+	flags    envelope.Flags // of the header on the disk
+	floor    int64          // header.size on the disk
+	key      *envelope.FileKey
+	keyLoc   envelope.Locator // of the record that key is from
+	prev     *previous        // nil but while the file is being reencrypted
+	renewing bool             // by Reencrypt
+	sure     envelope.Locator // it is durable in the header: see makeSure
+	size     int64            // plaintext
+	inline   []byte           // the plaintext, in the inline form
+	block0   []byte           // as it was when the file was opened, until the key has opened it
+	caps     capsState
+	checked  bool // the tail has been looked at for what a crash left behind
+	cutDone  bool // of a cut that the header tells only the last step is left, which waits until it is durable
 
 	// What is not in place (see journal), guarded by mu.
 	room          room   // of the write under way
@@ -90,9 +94,10 @@ type group struct {
 	n     uint64
 	blk   envelope.IndexBlock
 	key   *envelope.GroupKey
-	fresh bool   // not on the disk yet
-	stale bool   // slots past the end of file have been cleared in memory, not yet on the disk
-	known uint64 // bit i: the current entry of slot i is known to be what the data is
+	prev  *envelope.GroupKey // under the previous data key, where the file has one
+	fresh bool               // not on the disk yet
+	stale bool               // it is to be written whole: slots past the end of file have been cleared in memory, or sectors are sealed under the previous key
+	known uint64             // bit i: the current entry of slot i is known to be what the data is
 }
 
 const (
@@ -361,8 +366,11 @@ func (f *file) readHeader(stored int64) error {
 		return fmt.Errorf("%w: header of another vault or group", ErrCorrupt)
 	}
 	if f.unused && h.ID != f.id { // another host was faster
+		if f.prev != nil {
+			f.v.keeper.erase(f.prev.loc)
+		}
 		f.v.pools.put(bound{id: f.id, loc: f.loc, key: f.key})
-		f.key, f.unused = nil, false
+		f.key, f.prev, f.unused = nil, nil, false
 	}
 	f.id, f.loc, f.flags, f.floor = h.ID, h.Loc, h.Flags, int64(h.Size)
 	f.block0 = b[:got]
@@ -428,7 +436,7 @@ func (f *file) isZeros(stored int64) (bool, error) {
 func (f *file) unlock(ctx context.Context) error {
 	for {
 		f.mu.RLock()
-		headed, done, id, loc, key := f.headed, f.opened, f.id, f.loc, f.key
+		headed, done, id, loc, key, keyLoc := f.headed, f.opened, f.id, f.loc, f.key, f.keyLoc
 		f.mu.RUnlock()
 		if headed && done {
 			return nil
@@ -453,13 +461,17 @@ func (f *file) unlock(ctx context.Context) error {
 		f.keyWait = wait
 		f.keyMu.Unlock()
 		var err error
-		if key == nil || key.ID() != id { // another host may have given it another key
-			key, err = f.v.fileKey(ctx, loc, id)
+		var prev *previous
+		if key == nil || key.ID() != id || keyLoc != loc { // another host may have given it another key
+			key, prev, err = f.v.fileKey(ctx, loc, id)
 		}
 		if err == nil {
 			f.mu.Lock()
-			if f.headed && !f.opened && f.id == id {
-				err = f.authenticate(key)
+			if f.headed && !f.opened && f.id == id && f.loc == loc {
+				if key == f.key {
+					prev = f.prev
+				}
+				err = f.authenticate(key, prev)
 			}
 			f.mu.Unlock()
 		}
@@ -487,10 +499,19 @@ func (f *file) overtaken(id envelope.FileID, loc envelope.Locator) bool {
 	return f.opened || !f.headed || f.id != id || f.loc != loc
 }
 
-// authenticate checks block 0 under key, and notes what a crash left to be mended. f.mu is held.
-func (f *file) authenticate(key *envelope.FileKey) error {
+// authenticate checks block 0 under key, or in part under prev where that is not nil, and notes what a crash left to be
+// mended. Where the journal puts a block in place that is under another key than its header had told, f is not opened then
+// and its header tells the other. f.mu is held.
+func (f *file) authenticate(key *envelope.FileKey, prev *previous) error {
+	had, loc := f.prev, f.loc
+	f.prev = prev // what follows falls back on it
+	defer func() {
+		if f.key != key {
+			f.prev = had
+		}
+	}()
 	if f.v.recovery.has(f.id) {
-		if err := f.recover(key); err != nil || !f.headed || f.opened {
+		if err := f.recover(key); err != nil || !f.headed || f.opened || f.loc != loc {
 			return err
 		}
 	}
@@ -512,13 +533,16 @@ func (f *file) authenticate(key *envelope.FileKey) error {
 			return ErrCorrupt
 		}
 		f.inline = append(make([]byte, 0, n), plain[:n]...)
-		f.key, f.unused = key, false
+		f.key, f.keyLoc, f.unused = key, f.loc, false
 		f.opened, f.block0 = true, nil
 		f.excess = f.stored != f.v.geo.InlineSize(f.size) // a truncation or growth that a crash cut short
 		f.tryMend()
 		return nil
 	case formGroups:
 		g := &group{key: gk}
+		if g.prev, err = f.previousGroup(0); err != nil {
+			return err
+		}
 		if len(f.block0) < envelope.BlockSize {
 			return fmt.Errorf("%w: cut short", ErrCorrupt)
 		}
@@ -529,7 +553,7 @@ func (f *file) authenticate(key *envelope.FileKey) error {
 			f.key = had
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
-		f.unused = false
+		f.keyLoc, f.unused = f.loc, false
 		f.dropGroups()
 		f.opened, f.block0 = true, nil
 		if f.stored == envelope.BlockSize { // nothing was ever written behind the index block
@@ -571,6 +595,9 @@ func (f *file) mendNow() (done bool, err error) {
 
 // mend makes the stored file fit what its header says, and must come before any write. f.mu is held for writing.
 func (f *file) mend() error {
+	if err := f.makeSure(); err != nil {
+		return err
+	}
 	if f.flags&envelope.FlagCut != 0 && !f.cutDone {
 		if err := f.finishCut(); err != nil {
 			return err
@@ -595,7 +622,7 @@ func (f *file) mend() error {
 
 // bind gives an empty file its key. f.mu is held.
 func (f *file) bind(b bound) {
-	f.id, f.loc, f.key = b.id, b.loc, b.key
+	f.id, f.loc, f.key, f.keyLoc, f.prev = b.id, b.loc, b.key, b.loc, nil
 	f.opened, f.unused = true, true
 }
 
@@ -667,6 +694,10 @@ func (f *file) close() error {
 	if f.key != nil {
 		f.key.Wipe()
 		f.key = nil
+	}
+	if f.prev != nil {
+		f.prev.key.Wipe()
+		f.prev = nil
 	}
 	err := f.bf.Close()
 	if f.before != nil {

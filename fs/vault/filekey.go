@@ -27,24 +27,46 @@ func noKey(err error) error {
 	return err
 }
 
-// fileKey unwraps the data key of file id, whose record is at loc. A record that does not open is read again under the
+// fileKey unwraps the data key of file id, whose record is at loc, and where the file is being reencrypted the previous one. A record that does not open is read again under the
 // name of its table: it may have been rewrapped, and its old CMK be gone.
-func (v *Vault) fileKey(ctx context.Context, loc envelope.Locator, id envelope.FileID) (*envelope.FileKey, error) {
+func (v *Vault) fileKey(ctx context.Context, loc envelope.Locator, id envelope.FileID) (*envelope.FileKey, *previous, error) {
 	r, err := v.record(loc, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	began := time.Now()
 	defer func() { v.ahead.asked(loc, time.Since(began)) }()
 	fk, err := v.unwrap(ctx, r)
 	if err == nil {
-		return fk, nil
+		return withPrevious(fk, r)
 	}
 	now, e := v.sidecar.Reread(loc, id)
 	if e != nil || ctx.Err() != nil || slices.EqualFunc(r.Wrappings, now.Wrappings, sameWrapping) {
-		return nil, err
+		return nil, nil, err
 	}
-	return v.unwrap(ctx, now)
+	if fk, err = v.unwrap(ctx, now); err != nil {
+		return nil, nil, err
+	}
+	return withPrevious(fk, now)
+}
+
+// previous is the data key that a file had before, which is being reencrypted.
+type previous struct {
+	key *envelope.FileKey
+	loc envelope.Locator // of its record
+}
+
+// withPrevious returns fk, the key of r, and the previous one that r has under it, if any.
+func withPrevious(fk *envelope.FileKey, r *envelope.Record) (*envelope.FileKey, *previous, error) {
+	old, loc, err := fk.OpenPrevious(r)
+	if err != nil {
+		fk.Wipe()
+		return nil, nil, fmt.Errorf("%w: %w", ErrNoKey, err)
+	}
+	if old == nil {
+		return fk, nil, nil
+	}
+	return fk, &previous{old, loc}, nil
 }
 
 func sameWrapping(a, b envelope.Wrapping) bool {
@@ -55,7 +77,10 @@ func sameWrapping(a, b envelope.Wrapping) bool {
 func (v *Vault) unwrap(ctx context.Context, r *envelope.Record) (*envelope.FileKey, error) {
 	var errs []error
 	for _, w := range r.Wrappings {
-		if w.Kind != 0 {
+		if w.Kind == envelope.KindPrevious {
+			continue
+		}
+		if w.Kind != envelope.KindKeysource {
 			errs = append(errs, fmt.Errorf("%w: wrapping kind %d", envelope.ErrUnsupported, w.Kind))
 			continue
 		}

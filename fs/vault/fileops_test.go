@@ -19,6 +19,8 @@ type engine struct {
 	remount func() ([]*vault.Vault, error)
 	chunk   int64
 	files   map[string]*modelFile
+	lax     bool     // calls fail: times may change
+	renew   bool     // files get new data keys between the operations
 	steps   []string // what was done, to be shown
 }
 
@@ -50,6 +52,11 @@ func (e *engine) run(list []byte) error {
 		}
 	}
 	for ; len(list) >= opSize; list = list[opSize:] {
+		if e.renew && len(e.steps)%3 == 2 {
+			if err := e.reencrypt(list[:opSize]); err != nil {
+				return fmt.Errorf("step %d, %s: %w", len(e.steps), e.steps[len(e.steps)-1], err)
+			}
+		}
 		if err := e.op(list[:opSize]); err != nil {
 			return fmt.Errorf("step %d, %s: %w", len(e.steps), e.steps[len(e.steps)-1], err)
 		}

@@ -220,10 +220,10 @@ func (r *reaper) bury(f *file) {
 		needless = err == nil && st.Nlink == 0
 	}
 	if needless && f.opened {
-		r.v.keeper.erase(f.loc)
+		f.eraseKeys()
 	} else if needless {
 		r.v.eraseRecord(f.loc, f.id)
-	} else if hasKey && f.form != formEmpty && f.opened { // authentic: it is what will be erased
+	} else if hasKey && f.form != formEmpty && f.opened && f.prev == nil { // authentic: it is what will be erased
 		f.n.mu.Lock()
 		if f.n.file == nil && f.n.wait == nil {
 			f.n.memo, f.n.memoKnown = f.loc, true
@@ -388,15 +388,15 @@ func (f *file) refresh(m lockMode) (bool, error) {
 	}
 	if f.form == formEmpty {
 		if !f.unused { // it was emptied, and who did so has given up the key
-			f.key = nil
+			f.key, f.prev = nil, nil
 		}
 		return m == lockRead || f.key != nil, nil
 	}
-	if f.key == nil || f.key.ID() != f.id {
-		f.key = nil
+	if f.key == nil || f.key.ID() != f.id || f.keyLoc != f.loc {
+		f.key, f.prev = nil, nil
 		return false, nil
 	}
-	return true, f.authenticate(f.key)
+	return true, f.authenticate(f.key, f.prev)
 }
 
 func (f *file) lockShared(m lockMode) error {

@@ -26,7 +26,7 @@ func FuzzFile(f *testing.F) {
 		fs := memfs.New(memfs.Config{})
 		ks := &memoryKeys{}
 		makeVault(t, fs.Root, ks, chunk)
-		e := &engine{chunk: int64(chunk)}
+		e := &engine{chunk: int64(chunk), renew: len(list)/opSize%2 == 1}
 		e.remount = func() ([]*vault.Vault, error) {
 			for _, v := range e.vaults {
 				if err := v.Close(); err != nil {

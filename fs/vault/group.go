@@ -63,6 +63,9 @@ func (f *file) parseGroup(n uint64, raw []byte, got int) (*group, error) {
 		return nil, err
 	}
 	g.key = gk
+	if g.prev, err = f.previousGroup(n); err != nil {
+		return nil, err
+	}
 	f.gmu.Lock()
 	defer f.gmu.Unlock()
 	if o := f.groups[n]; o != nil {
@@ -90,6 +93,10 @@ func (f *file) verify(g *group) error {
 	for sector := range envelope.SectorsPerBlock {
 		err := g.blk.VerifySector(f.key, g.n, sector)
 		if err == nil {
+			continue
+		}
+		if f.prev != nil && g.blk.VerifySector(f.prev.key, g.n, sector) == nil {
+			g.stale = true
 			continue
 		}
 		if !allZero(g.blk[sector*envelope.SectorSize:][:envelope.SectorSize]) || !f.mayLack(g.n) {
@@ -222,7 +229,7 @@ func (f *file) openSlot(g *group, i int, raw, dst []byte, s *envelope.Scratch) (
 		return 0, openedHole, nil
 	}
 	if int(cur.Length) <= len(raw) {
-		if err = g.key.OpenChunk(dst, raw[:cur.Length], cur, chunk, s); err == nil {
+		if err = g.open(dst, raw[:cur.Length], cur, chunk, s); err == nil {
 			return int(cur.Length), openedCurrent, nil
 		}
 	}
@@ -230,11 +237,20 @@ func (f *file) openSlot(g *group, i int, raw, dst []byte, s *envelope.Scratch) (
 		if prev.IsZero() {
 			return 0, openedHole, nil // never durable: absent
 		}
-		if int(prev.Length) <= len(raw) && g.key.OpenChunk(dst, raw[:prev.Length], prev, chunk, s) == nil {
+		if int(prev.Length) <= len(raw) && g.open(dst, raw[:prev.Length], prev, chunk, s) == nil {
 			return int(prev.Length), openedPrevious, nil
 		}
 	}
 	return 0, openedNone, &envelope.ChunkError{Chunk: chunk, Err: fmt.Errorf("%w: chunk does not open", ErrCorrupt)}
+}
+
+// open opens a chunk under the data key, or the previous one of a file that is being reencrypted.
+func (g *group) open(dst, sealed []byte, e envelope.Entry, chunk uint64, s *envelope.Scratch) error {
+	err := g.key.OpenChunk(dst, sealed, e, chunk, s)
+	if err != nil && g.prev != nil {
+		err = g.prev.OpenChunk(dst, sealed, e, chunk, s)
+	}
+	return err
 }
 
 // opened tells which entry of a slot fits the data.

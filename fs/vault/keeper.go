@@ -142,7 +142,9 @@ func (k *keeper) run() error {
 }
 
 // appends tells whether somebody may be appending to key table id.
-func (v *Vault) appends(id uint64) bool { return v.shared || v.pools.writes(id) }
+func (v *Vault) appends(id uint64) bool {
+	return v.shared || v.pools.writes(id) || v.renewals.writes(id)
+}
 
 func allZero(b []byte) bool {
 	for len(b) >= 8 {

@@ -60,7 +60,7 @@ func TestKillFiles(t *testing.T) {
 					list[i] = byte(r.Uint32())
 				}
 				for at := int64(seed) % stride; ; at += stride {
-					if !killFiles(t, chunk, list, at) {
+					if !killFiles(t, chunk, list, at, seed%2 == 1) {
 						break
 					}
 				}
@@ -70,12 +70,12 @@ func TestKillFiles(t *testing.T) {
 }
 
 // killFiles kills the vault at moment at of the list; false: the list was done by then.
-func killFiles(t *testing.T, chunk int, list []byte, at int64) bool {
+func killFiles(t *testing.T, chunk int, list []byte, at int64, renew bool) bool {
 	k := &killer{at: -1, pages: true}
 	fs := memfs.New(memfs.Config{Hook: k.hook})
 	ks := &memoryKeys{}
 	makeVault(t, fs.Root, ks, chunk)
-	e := &engine{chunk: int64(chunk)}
+	e := &engine{chunk: int64(chunk), renew: renew}
 	e.remount = func() (vv []*vault.Vault, err error) {
 		for _, v := range e.vaults {
 			v.Close()
@@ -134,7 +134,7 @@ func killFiles(t *testing.T, chunk int, list []byte, at int64) bool {
 		}
 		first = got
 		if round == 1 { // goes on as before: the engine's own model check, on what is there
-			e2 := &engine{vaults: []*vault.Vault{v}, chunk: int64(chunk), files: map[string]*modelFile{}}
+			e2 := &engine{vaults: []*vault.Vault{v}, chunk: int64(chunk), renew: renew, files: map[string]*modelFile{}}
 			for name, m := range got {
 				e2.files[name] = &modelFile{slices.Clone(m.data), m.xattr, m.exists}
 			}

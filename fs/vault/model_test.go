@@ -28,7 +28,7 @@ func effort[T any](t testing.TB, short, usual, much T) T {
 func TestModel(t *testing.T) {
 	for _, chunk := range []int{4096, 16384, 65536} {
 		for _, where := range []string{"memfs", "disk"} {
-			for _, mode := range []string{"tracked", "untracked", "small caches", "shared", "two hosts"} {
+			for _, mode := range []string{"tracked", "untracked", "small caches", "shared", "two hosts", "renew", "renew shared", "renew hosts", "renew small"} {
 				t.Run(fmt.Sprintf("%d/%s/%s", chunk, where, mode), func(t *testing.T) {
 					t.Parallel()
 					steps, seeds := 400, 1
@@ -55,15 +55,17 @@ func runModel(t *testing.T, chunk int, where, mode string, steps int, seed uint6
 	switch mode {
 	case "untracked":
 		o.Opens = vault.Untracked
+	case "renew small":
+		o.OpenFiles, o.OpenDirs = 1, 1
 	case "small caches":
 		o.OpenFiles, o.OpenDirs = 1, 1
-	case "shared":
+	case "shared", "renew shared":
 		o.Sharing = vault.Shared
-	case "two hosts":
+	case "two hosts", "renew hosts":
 		o.Sharing = vault.Shared
 		hosts = 2
 	}
-	e := &engine{chunk: int64(chunk)}
+	e := &engine{chunk: int64(chunk), renew: strings.HasPrefix(mode, "renew")}
 	e.remount = func() ([]*vault.Vault, error) {
 		for _, v := range e.vaults {
 			if err := v.Close(); err != nil {

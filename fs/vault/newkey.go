@@ -14,6 +14,11 @@ import (
 func (v *Vault) newKey(ctx context.Context, key string) (made, error) {
 	var id envelope.FileID
 	rand.Read(id[:])
+	return v.newKeyOf(ctx, id, key)
+}
+
+// newKeyOf is newKey for a file that has an id.
+func (v *Vault) newKeyOf(ctx context.Context, id envelope.FileID, key string) (made, error) {
 	cfg := v.current.Load()
 	kc := envelope.FileContext(cfg.Volume, id)
 	if key == "" {

@@ -559,8 +559,15 @@ func (v *Vault) eraseKeyOf(bf backing.File) {
 
 // eraseRecord erases the record at loc if it is that of id: a forged header does not erase another file's.
 func (v *Vault) eraseRecord(loc envelope.Locator, id envelope.FileID) {
-	if _, err := v.record(loc, id); err == nil {
-		v.keeper.erase(loc)
+	r, err := v.record(loc, id)
+	if err != nil {
+		return
+	}
+	v.keeper.erase(loc)
+	if prev, ok := r.Previous(); ok {
+		if _, err := v.record(prev, id); err == nil {
+			v.keeper.erase(prev)
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ func TestPowerCut(t *testing.T) {
 				for i := range list {
 					list[i] = byte(r.Uint32())
 				}
-				for at := int64(seed) % stride; cutPower(t, chunk, list, at, policies); at += stride {
+				for at := int64(seed) % stride; cutPower(t, chunk, list, at, policies, seed%2 == 1); at += stride {
 				}
 			})
 		}
@@ -41,12 +41,12 @@ func TestPowerCut(t *testing.T) {
 }
 
 // cutPower cuts at moment at of the list; false: the list was done by then.
-func cutPower(t *testing.T, chunk int, list []byte, at int64, policies uint64) bool {
+func cutPower(t *testing.T, chunk int, list []byte, at int64, policies uint64, renew bool) bool {
 	k := &killer{at: -1, pages: true}
 	fs := memfs.New(memfs.Config{Hook: k.hook})
 	ks := &memoryKeys{}
 	makeVault(t, fs.Root, ks, chunk)
-	e := &engine{chunk: int64(chunk)}
+	e := &engine{chunk: int64(chunk), renew: renew}
 	e.vaults = []*vault.Vault{openVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})}
 	v := e.vaults[0]
 	e.run(nil)
@@ -144,6 +144,17 @@ func recovers(fs *memfs.FS, ks *memoryKeys, again *killer, seed uint64, since ma
 			}
 			if why := since[name].explains(m.data); why != "" {
 				return fmt.Sprintf("round %d: %s: %s", round, name, why)
+			}
+		}
+		if round == 1 { // what was being reencrypted is finished, the rest is too
+			for _, name := range fileNames {
+				if n, _, err := v.Lookup(v.Root(), name); err == nil {
+					err := v.Reencrypt(ctx, []*vault.Node{n}, vault.ReencryptOptions{})[0].Err
+					v.Forget(n, 1)
+					if err != nil && (!errors.Is(err, vault.ErrCorrupt) || since[name].synced) {
+						return fmt.Sprintf("reencrypt %s: %v", name, err)
+					}
+				}
 			}
 		}
 		if err := errors.Join(v.Flush(), v.Close()); err != nil {

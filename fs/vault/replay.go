@@ -15,7 +15,13 @@ func (f *file) recover(key *envelope.FileKey) error {
 	if x == nil {
 		return nil
 	}
-	id := f.id
+	id, loc := f.id, f.loc
+	if !f.v.readOnly {
+		if err := f.makeSure(); err != nil {
+			f.v.recovery.put(id, x)
+			return err
+		}
+	}
 	do := func() error { return f.replay(key, x.records) }
 	var err error
 	if f.v.readOnly {
@@ -34,7 +40,12 @@ func (f *file) recover(key *envelope.FileKey) error {
 		f.v.recovery.put(id, x)
 		return err
 	}
-	return f.readHeader(st.Size) // what it refuses is no better with the journal
+	err = f.readHeader(st.Size)                                        // what it refuses is no better with the journal
+	if err == nil && f.headed && f.form != formEmpty && f.loc != loc { // once more, with the key that it names now
+		f.v.recovery.put(id, x)
+		return f.readHeader(st.Size)
+	}
+	return err
 }
 
 // replay puts records in place, in any state that a crash has left the file in.
@@ -51,6 +62,9 @@ func (f *file) replay(key *envelope.FileKey, rr []envelope.JournalRecord) error 
 	}
 	if err := f.replayBlock(key, blocks); err != nil || len(chunks) == 0 {
 		return err
+	}
+	if h, ok := readHeaderOf(f.bf); ok && h.Loc != f.loc { // under another key: see recover
+		return nil
 	}
 	return f.replayChunks(key, chunks)
 }
@@ -129,7 +143,12 @@ func (f *file) opens(key *envelope.FileKey, b []byte) bool {
 	if h.Flags&envelope.FlagInline == 0 {
 		var blk envelope.IndexBlock
 		copy(blk[:], b)
-		return len(b) == envelope.BlockSize && blk.Verify(key, 0) == nil
+		for sector := range envelope.SectorsPerBlock {
+			if len(b) < envelope.BlockSize || f.verifySector(key, &blk, 0, sector) != nil {
+				return false
+			}
+		}
+		return true
 	}
 	gk, err := key.Group(0)
 	if err != nil {
@@ -192,7 +211,7 @@ func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.J
 	if blk.IsZero() {
 		blk.SetHeader(&envelope.Header{Log2: geo.Log2(), ID: f.id, Group: n, Loc: h.Loc})
 		from, to = 0, envelope.SectorsPerBlock-1
-	} else if err := blk.VerifySector(key, n, sector); err != nil && !allZero(blk[sector*envelope.SectorSize:][:envelope.SectorSize]) {
+	} else if err := f.verifySector(key, &blk, n, sector); err != nil && !allZero(blk[sector*envelope.SectorSize:][:envelope.SectorSize]) {
 		return err // one of zeros, lost by the crash, is one of holes
 	}
 	cur, prev := blk.Slot(i)

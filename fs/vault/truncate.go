@@ -99,8 +99,8 @@ func (f *file) truncate(size int64) error {
 		f.excess = false
 		f.dropPending()
 		if f.v.shared { // another host that has the file open must not take the key for its own and erase it
-			f.v.keeper.erase(f.loc)
-			f.key = nil
+			f.eraseKeys()
+			f.key, f.prev = nil, nil
 		}
 		return nil // the key stays bound: the next write uses it again
 	case f.form == formInline:

@@ -135,6 +135,7 @@ type Vault struct {
 	dirs     dirCache
 	files    fileCache
 	pools    pools
+	renewals renewals
 	ahead    readAhead
 	spares   spares
 	keeper   keeper
@@ -365,6 +366,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	v.current.Store(v.cfg)
 	v.watch.v = v
 	v.pools.start(v)
+	v.renewals.table = v.sidecar.NewWriter(v.now)
 	v.ahead = readAhead{v: v, most: o.KeysAhead, tables: map[uint64]*aheadTable{}}
 	v.spares = spares{v: v}
 	v.reaper.start(v)
@@ -487,6 +489,7 @@ func (v *Vault) Close() error {
 	v.cancel() // the keysource is not waited for
 	v.spares.close()
 	v.pools.close()
+	v.renewals.table.Close()
 	errs := []error{v.journal.close()}
 	if !v.readOnly {
 		errs = append(errs, v.keeper.run()) // settles, and lets go of files

@@ -1,0 +1,398 @@
+package vault_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/backing/memfs"
+	"kmsfs/fs/vault"
+)
+
+// reencrypt gives a file a new data key; what it holds stays, and so does its time.
+func (e *engine) reencrypt(b []byte) error {
+	name, v := fileNames[int(b[5])%len(fileNames)], e.vaults[int(b[3]/4)%len(e.vaults)]
+	e.note("reencrypt %s", name)
+	if !e.files[name].exists {
+		return nil
+	}
+	n, _, err := v.Lookup(v.Root(), name)
+	if err != nil {
+		return err
+	}
+	defer v.Forget(n, 1)
+	before, err := v.Attr(n)
+	if err != nil {
+		return err
+	}
+	if err := v.Reencrypt(ctx, []*vault.Node{n}, vault.ReencryptOptions{})[0].Err; err != nil {
+		return err
+	}
+	after, err := v.Attr(n)
+	if err == nil && !e.lax && (after.Mtim != before.Mtim || after.Size != before.Size || after.Mode != before.Mode || after.Atim != before.Atim) {
+		err = errors.New("reencryption has changed the size, the mode or the times")
+	}
+	return err
+}
+
+// stored are the bytes of all stored files of a vault, by their stored name.
+func stored(t *testing.T, root backing.Dir) map[string][]byte {
+	t.Helper()
+	got := map[string][]byte{}
+	root.ReadDir(func(e backing.Entry) bool {
+		if e.Kind == syscall.S_IFREG && !envelope.IsReserved(e.Name) {
+			got[e.Name] = nil
+		}
+		return true
+	})
+	for name := range got {
+		f, st, err := root.OpenStat(name, syscall.O_RDONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, st.Size)
+		if _, err := f.ReadAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		got[name] = b
+	}
+	return got
+}
+
+// dataKeys are the keys that the keysource has made for file id, in no order.
+func (k *memoryKeys) dataKey(t *testing.T, r *envelope.Record, geo envelope.Geometry) *envelope.FileKey {
+	t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	fk, err := envelope.NewFileKey(k.keys[string(r.Wrappings[0].Blob)].plain, r.ID, geo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fk
+}
+
+// opensUnder counts what of a stored file opens under a key: sectors of index blocks, chunks, inline blocks.
+func opensUnder(t *testing.T, b []byte, fk *envelope.FileKey, geo envelope.Geometry) (n int) {
+	t.Helper()
+	s := &envelope.Scratch{}
+	gk, err := fk.Group(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := envelope.OpenInline(gk, b, make([]byte, envelope.InlineMax), s); err == nil {
+		n++
+	}
+	for g := uint64(0); geo.IndexOffset(g)+envelope.BlockSize <= int64(len(b)); g++ {
+		if gk, err = fk.Group(g); err != nil {
+			t.Fatal(err)
+		}
+		var blk envelope.IndexBlock
+		copy(blk[:], b[geo.IndexOffset(g):])
+		for sector := range envelope.SectorsPerBlock {
+			if blk.VerifySector(fk, g, sector) == nil {
+				n++
+			}
+		}
+		for i := range envelope.ChunksPerGroup {
+			chunk := g*envelope.ChunksPerGroup + uint64(i)
+			at := geo.ChunkOffset(chunk)
+			if at >= int64(len(b)) {
+				break
+			}
+			cur, prev := blk.Slot(i)
+			for _, e := range []envelope.Entry{cur, prev} {
+				if !e.IsZero() && at+int64(e.Length) <= int64(len(b)) {
+					raw := append(append([]byte(nil), b[at:at+int64(e.Length)]...), make([]byte, envelope.TagSize)...)
+					if gk.OpenChunk(make([]byte, e.Length), raw[:e.Length], e, chunk, s) == nil {
+						n++
+					}
+				}
+			}
+		}
+	}
+	return n
+}
+
+// TestReencryptAll finds nothing on the disk that opens under an old key, the old records erased, and all else as it was.
+func TestReencryptAll(t *testing.T) {
+	for _, sharing := range []vault.Sharing{vault.Exclusive, vault.Shared} {
+		ks := &memoryKeys{}
+		fs := memfs.New(memfs.Config{})
+		makeVault(t, fs.Root, ks, 4096)
+		geo, _ := envelope.NewGeometry(4096)
+		v := openVault(t, fs.Root, ks, vault.Options{Sharing: sharing})
+		want := map[string][]byte{}
+		holes := map[string]int64{}
+		group := int64(63 * 4096)
+		for name, size := range map[string]int64{"empty": 0, "inline": 700, "one": 5000, "groups": 3*group + 99, "sparse": 4 * group, "attr": 0} {
+			if err := put(name, pattern(byte(size), size)).do(v); err != nil {
+				t.Fatal(err)
+			}
+			want[name] = pattern(byte(size), size)
+		}
+		n, err := find(v, "sparse")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Allocate(ctx, n, 3, group+4096, 2*group, vault.KeepPrivileges); err != nil {
+			t.Fatal(err)
+		}
+		clear(want["sparse"][group+4096:][:2*group])
+		a, err := find(v, "attr")
+		if err == nil {
+			err = v.Setxattr(ctx, a, "user.test", []byte("value"), 0)
+		}
+		if err == nil {
+			_, err = v.Link(n, v.Root(), "link")
+		}
+		if err == nil {
+			err = v.Flush()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := []string{"empty", "inline", "one", "groups", "sparse", "link", "attr"}
+		old := map[envelope.FileID]*envelope.Record{}
+		var nodes []*vault.Node
+		for _, name := range names {
+			n, err := find(v, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			nodes = append(nodes, n)
+			r, err := v.KeyInfo(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r != nil {
+				old[r.ID] = r
+			}
+			if name == "sparse" {
+				holes[name], _ = v.Seek(ctx, n, 0, vault.SeekHole)
+			}
+		}
+		for i, r := range v.Reencrypt(ctx, nodes, vault.ReencryptOptions{}) {
+			if r.Err != nil || r.Done == (names[i] == "empty" || names[i] == "link") {
+				t.Fatalf("%s: done %v, %v", names[i], r.Done, r.Err)
+			}
+		}
+		check := func() {
+			t.Helper()
+			for i, n := range nodes {
+				p := make([]byte, 5*group)
+				k, err := v.Read(ctx, n, p, 0)
+				name := names[i]
+				if name == "link" {
+					name = "sparse"
+				}
+				if err != nil || string(p[:k]) != string(want[name]) {
+					t.Fatalf("%s: %d bytes, %v", names[i], k, err)
+				}
+			}
+			if at, err := v.Seek(ctx, nodes[4], 0, vault.SeekHole); at != holes["sparse"] || at != group+4096 {
+				t.Fatalf("the hole is at %d, was at %d: %v", at, holes["sparse"], err)
+			}
+			if x, err := v.Getxattr(ctx, nodes[6], "user.test"); string(x) != "value" {
+				t.Fatalf("attribute %q: %v", x, err)
+			}
+		}
+		check()
+		if err := v.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for i, n := range nodes {
+			r, err := v.KeyInfo(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r == nil {
+				continue
+			}
+			if _, ok := r.Previous(); ok || r.Commitment == old[r.ID].Commitment {
+				t.Errorf("%s: not a new key alone", names[i])
+			}
+		}
+		v.Close()
+		seen := 0
+		for _, b := range stored(t, fs.Root()) {
+			h, err := envelope.ParseHeader(b)
+			if err != nil {
+				continue
+			}
+			seen++
+			if n := opensUnder(t, b, ks.dataKey(t, old[h.ID], geo), geo); n > 0 {
+				t.Errorf("%d pieces of %d bytes open under the old key", n, len(b))
+			}
+		}
+		if seen < 5 {
+			t.Errorf("%d files looked at", seen)
+		}
+		ctl, _ := fs.Root().OpenDir(".kmsfs")
+		keys, _ := ctl.OpenDir("keys")
+		for name, b := range stored(t, keys) {
+			h, err := envelope.ParseTableHeader(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for at := int(h.SlotSize); at+int(h.SlotSize) <= len(b); at += int(h.SlotSize) {
+				r, err := envelope.ParseRecord(b[at : at+int(h.SlotSize)])
+				if err == nil && old[r.ID] != nil && r.Commitment == old[r.ID].Commitment {
+					t.Errorf("key table %s has the old record of %v", name, r.ID)
+				}
+			}
+		}
+		v = openVault(t, fs.Root, ks, vault.Options{Sharing: sharing})
+		nodes = nil
+		for _, name := range names {
+			n, err := find(v, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			nodes = append(nodes, n)
+		}
+		check()
+		v.Close()
+	}
+}
+
+// TestReencryptResume cuts a reencryption at every moment, by a kill and by a power cut that loses any part of what was not
+// synced, and once more while it is resumed: the files read as before all the time, and when it is done at last nothing of
+// them opens under an old key.
+func TestReencryptResume(t *testing.T) {
+	stride := effort[int64](t, 7, 2, 1)
+	for _, sharing := range []vault.Sharing{vault.Exclusive, vault.Shared} {
+		for _, state := range []string{"settled", "written over", "cut", "unsettled"} {
+			t.Run(fmt.Sprintf("%d/%s", sharing, state), func(t *testing.T) {
+				t.Parallel()
+				for at := int64(0); ; at += stride {
+					if !cutReencryption(t, sharing, state, at) {
+						if at < 20 {
+							t.Fatalf("only %d moments", at)
+						}
+						break
+					}
+				}
+			})
+		}
+	}
+}
+
+// cutReencryption cuts at one moment; false: it was done by then.
+func cutReencryption(t *testing.T, sharing vault.Sharing, state string, at int64) bool {
+	k := &killer{at: -1, pages: true}
+	fs := memfs.New(memfs.Config{Hook: k.hook})
+	ks := &memoryKeys{}
+	makeVault(t, fs.Root, ks, 4096)
+	geo, _ := envelope.NewGeometry(4096)
+	o := vault.Options{Sharing: sharing, JournalFor: 1 << 50}
+	v := openVault(t, fs.Root, ks, o)
+	const group = 63 * 4096
+	want := map[string][]byte{"groups": pattern(1, 2*group+5000), "inline": pattern(2, 900)}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s at %d: %v", state, at, err)
+		}
+	}
+	nodes := func(v *vault.Vault) (nn []*vault.Node) {
+		for _, name := range []string{"groups", "inline"} {
+			n, err := find(v, name)
+			must(err)
+			nn = append(nn, n)
+		}
+		return nn
+	}
+	for name, p := range want {
+		must(put(name, p).do(v))
+	}
+	nn := nodes(v)
+	if state != "unsettled" {
+		must(v.Flush())
+	}
+	switch state {
+	case "written over":
+		_, err := v.Write(ctx, nn[0], pattern(3, 9000), 4000, vault.KeepPrivileges)
+		must(err)
+		copy(want["groups"][4000:], pattern(3, 9000))
+		_, err = v.Write(ctx, nn[1], pattern(4, 50), 10, vault.KeepPrivileges)
+		must(err)
+		copy(want["inline"][10:], pattern(4, 50))
+	case "cut":
+		must(v.Truncate(ctx, nn[0], group+777, vault.KeepPrivileges))
+		want["groups"] = want["groups"][:group+777]
+	}
+	must(v.Fsync(v.Root(), vault.SyncAll))
+	old := map[envelope.FileID]*envelope.FileKey{}
+	for _, n := range nn {
+		must(v.Fsync(n, vault.SyncAll))
+		r, err := v.KeyInfo(n)
+		must(err)
+		old[r.ID] = ks.dataKey(t, r, geo)
+	}
+	k.at = at
+	for _, r := range v.Reencrypt(ctx, nn, vault.ReencryptOptions{}) {
+		if r.Err != nil && !k.reached() {
+			must(r.Err)
+		}
+	}
+	if k.reached() {
+		for round := range 4 {
+			after := fs.Kill()
+			if round > 0 {
+				after = fs.Crash(memfs.Policy{Sectors: round%2 == 0, Choose: memfs.Random(uint64(at)<<8 | uint64(round))})
+			}
+			again := &killer{at: -1, pages: true}
+			cut := after.WithHook(again.hook)
+			reads := func(v *vault.Vault, when string) {
+				t.Helper()
+				for name, p := range want {
+					if m, err := readAll(v, name); err != nil || !bytes.Equal(m.data, p) {
+						t.Fatalf("%s at %d, round %d, %s: %s: %v", state, at, round, when, name, err)
+					}
+				}
+			}
+			v := openVault(t, cut.Root, ks, o)
+			reads(v, "found")
+			again.at = at/2 + int64(round)
+			v.Reencrypt(ctx, nodes(v), vault.ReencryptOptions{})
+			after = cut.Kill()
+			if again.reached() && round%2 == 1 {
+				after = cut.Crash(memfs.Policy{Sectors: round == 3, Choose: memfs.Random(uint64(at)<<8 | uint64(round) + 100)})
+			}
+			v.Close()
+			v = openVault(t, after.Root, ks, o)
+			reads(v, "resumed")
+			nn := nodes(v)
+			for _, r := range v.Reencrypt(ctx, nn, vault.ReencryptOptions{}) {
+				must(r.Err)
+			}
+			reads(v, "done")
+			must(v.Flush())
+			must(v.Close())
+			v = openVault(t, after.Root, ks, o)
+			reads(v, "opened")
+			for _, n := range nodes(v) {
+				r, err := v.KeyInfo(n)
+				must(err)
+				if _, ok := r.Previous(); ok {
+					t.Fatalf("%s at %d, round %d: a record has its previous key", state, at, round)
+				}
+			}
+			must(v.Close())
+			for _, b := range stored(t, after.Root()) {
+				h, err := envelope.ParseHeader(b)
+				must(err)
+				if n := opensUnder(t, b, old[h.ID], geo); n > 0 {
+					t.Fatalf("%s at %d, round %d: %d pieces open under the old key", state, at, round, n)
+				}
+			}
+		}
+	}
+	v.Close()
+	return k.reached()
+}
