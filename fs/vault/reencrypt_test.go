@@ -344,7 +344,7 @@ func cutReencryption(t *testing.T, sharing vault.Sharing, state string, at int64
 		for round := range 4 {
 			after := fs.Kill()
 			if round > 0 {
-				after = fs.Crash(memfs.Policy{Sectors: round%2 == 0, Choose: memfs.Random(uint64(at)<<8 | uint64(round))})
+				after = fs.Crash(memfs.Policy{Sectors: round%2 == 0 && sharing == vault.Exclusive, Choose: memfs.Random(uint64(at)<<8 | uint64(round))})
 			}
 			again := &killer{at: -1, pages: true}
 			cut := after.WithHook(again.hook)
@@ -362,7 +362,7 @@ func cutReencryption(t *testing.T, sharing vault.Sharing, state string, at int64
 			v.Reencrypt(ctx, nodes(v), vault.ReencryptOptions{})
 			after = cut.Kill()
 			if again.reached() && round%2 == 1 {
-				after = cut.Crash(memfs.Policy{Sectors: round == 3, Choose: memfs.Random(uint64(at)<<8 | uint64(round) + 100)})
+				after = cut.Crash(memfs.Policy{Sectors: round == 3 && sharing == vault.Exclusive, Choose: memfs.Random(uint64(at)<<8 | uint64(round) + 100)})
 			}
 			v.Close()
 			v = openVault(t, after.Root, ks, o)
