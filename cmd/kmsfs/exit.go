@@ -60,6 +60,7 @@ func exitTable() []exit {
 		{0, 0, "done", "", nil},
 		{130, mountInterrupt, "interrupted", "", []error{context.Canceled}},
 		{30, mountFailure, "rewrap: some keys were not rewrapped, and are as they were", "", []error{rewrap.ErrIncomplete}},
+		{32, mountFailure, "reencrypt: some files are not wholly under new data keys; they read as before", "", []error{vault.ErrUnfinished}},
 		{31, mountFailure, "rewrap: all keys were rewrapped, but the CMK of new files was not changed", "", []error{rewrap.ErrKeyKept}},
 		{27, mountFailure, "verify: the CMK or key material is needed; key schedule-deletion: a known vault needs the CMK", "", []error{errKeyNeeded}},
 		{28, mountFailure, "verify, key schedule-deletion: it cannot be told whether the CMK or key material is needed", "", []error{errUnproven}},

@@ -458,13 +458,13 @@ func (f *file) renewFrom(from uint64) (next uint64, bytes int64, err error) {
 		}
 	}
 	if to < end {
-		return to, int64(to-from) * c, nil
+		return to, min(int64(to)*c, f.size) - int64(from)*c, nil
 	}
 	// The rest of its sectors, which have holes and presence bits alone, and its header. Slots are as they are in place.
 	if g, err = f.group(n); err == nil && g.stale && !g.fresh {
 		err = f.writeGroup(g)
 	}
-	return (n + 1) * envelope.ChunksPerGroup, int64(to-from) * c, err
+	return (n + 1) * envelope.ChunksPerGroup, max(min(int64(to)*c, f.size)-int64(from)*c, 0), err
 }
 
 // renewChunks seals the chunks [from, to) of g anew that are not holes, nor under the new key already.
@@ -596,7 +596,7 @@ func (v *Vault) forgetPrevious(table uint64, ww []*renewal) error {
 				continue
 			}
 			slots[w.new.loc.Slot] = true
-			r, err := v.record(w.new.loc, w.f.id)
+			r, err := v.record(w.new.loc, w.old.key.ID())
 			if errors.Is(err, envelope.ErrErased) || err != nil && w.f.isGone() { // deleted meanwhile
 				continue
 			}

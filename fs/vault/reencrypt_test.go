@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
@@ -395,4 +398,145 @@ func cutReencryption(t *testing.T, sharing vault.Sharing, state string, at int64
 	}
 	v.Close()
 	return k.reached()
+}
+
+// TestReencryptBeside has readers, writers, truncations and syncs go on while files are reencrypted again and again, by two
+// at once: every page is one that was written to its place, and what its only writer has written last is there in the end.
+func TestReencryptBeside(t *testing.T) {
+	for _, sharing := range []vault.Sharing{vault.Exclusive, vault.Shared} {
+		ks := &memoryKeys{}
+		fs := memfs.New(memfs.Config{})
+		makeVault(t, fs.Root, ks, 4096)
+		v := openVault(t, fs.Root, ks, vault.Options{Sharing: sharing, KeepEvery: 5 * time.Millisecond, JournalFor: 20 * time.Millisecond})
+		const pages = 150
+		page := func(i, round int) []byte { return bytes.Repeat([]byte{byte(i), byte(round), byte(i ^ round), 1}, 1024) }
+		if err := put("f", nil).do(v); err != nil {
+			t.Fatal(err)
+		}
+		n, err := find(v, "f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range pages {
+			if _, err := v.Write(ctx, n, page(i, 0), int64(i)*4096, vault.KeepPrivileges); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := put("gone", pattern(1, 600_000)).do(v); err != nil {
+			t.Fatal(err)
+		}
+		var last [pages]int
+		var wg sync.WaitGroup
+		stop := make(chan struct{})
+		loop := func(f func(round int) error) {
+			wg.Go(func() {
+				for round := 1; ; round++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if err := f(round); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		for w := range 2 {
+			loop(func(round int) error {
+				i := (round*7 + w*pages/2) % (pages / 2)
+				i += w * pages / 2
+				if _, err := v.Write(ctx, n, page(i, round%256), int64(i)*4096, vault.KeepPrivileges); err != nil {
+					return err
+				}
+				last[i] = round % 256
+				if round%16 == 0 {
+					return v.Fsync(n, vault.SyncData)
+				}
+				return nil
+			})
+			loop(func(round int) error {
+				p := make([]byte, 4096)
+				i := (round * 13) % pages
+				if _, err := v.Read(ctx, n, p, int64(i)*4096); err != nil {
+					return err
+				}
+				if !bytes.Equal(p, page(i, int(p[1]))) {
+					return fmt.Errorf("page %d reads as none that was written", i)
+				}
+				return nil
+			})
+		}
+		loop(func(round int) error { // past the end
+			if err := v.Truncate(ctx, n, pages*4096+int64(round%3)*300_000, vault.KeepPrivileges); err != nil {
+				return err
+			}
+			return v.Allocate(ctx, n, 3, pages*4096, 300_000, vault.KeepPrivileges)
+		})
+		var rounds atomic.Int64
+		for range 2 {
+			loop(func(int) error {
+				for _, r := range v.Reencrypt(ctx, []*vault.Node{n}, vault.ReencryptOptions{}) {
+					if r.Err != nil {
+						return r.Err
+					}
+					if r.Done {
+						rounds.Add(1)
+					}
+				}
+				return nil
+			})
+		}
+		g, err := find(v, "gone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			if err := v.Reencrypt(ctx, []*vault.Node{g}, vault.ReencryptOptions{})[0].Err; err != nil {
+				t.Errorf("deleted meanwhile: %v", err)
+			}
+		})
+		if err := v.Unlink(v.Root(), "gone"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(effort[time.Duration](t, 1500, 1500, 20000) * time.Millisecond)
+		close(stop)
+		wg.Wait()
+		v.Forget(g, 1)
+		if rounds.Load() < 3 {
+			t.Errorf("reencrypted %d times only", rounds.Load())
+		}
+		if err := v.Close(); err != nil {
+			t.Fatal(err)
+		}
+		v = openVault(t, fs.Root, ks, vault.Options{Sharing: sharing})
+		m, err := readAll(v, "f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range pages {
+			if !bytes.Equal(m.data[i*4096:(i+1)*4096], page(i, last[i])) {
+				t.Errorf("page %d is not what was written last", i)
+			}
+		}
+		v.Close()
+		ctl, _ := fs.Root().OpenDir(".kmsfs")
+		keys, _ := ctl.OpenDir("keys")
+		records := 0
+		for _, b := range stored(t, keys) {
+			h, err := envelope.ParseTableHeader(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for at := int(h.SlotSize); at+int(h.SlotSize) <= len(b); at += int(h.SlotSize) {
+				if _, err := envelope.ParseRecord(b[at : at+int(h.SlotSize)]); err == nil {
+					records++
+				}
+			}
+		}
+		if records != 1 {
+			t.Errorf("%d records are left, of one file", records)
+		}
+	}
 }

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
+	"kmsfs/keysource"
+)
+
+// reencryptFlags are the flags of reencrypt; of those of rewrap it has the ones that find the vault.
+type reencryptFlags struct {
+	rewrapFlags
+	before time.Time
+	when   string
+	older  string
+	dryRun bool
+}
+
+// addFlags defines the flags.
+func (r *reencryptFlags) addFlags(f *pflag.FlagSet) {
+	f.SortFlags = false
+	f.StringVar(&r.only, "only", "", "only the files at and below `PATH`, from the root of the vault")
+	f.StringVar(&r.when, "created-before", "", "only files whose data key was made before `TIME`, as 2026-01-02T03:04:05Z (default: the start of this run)")
+	f.StringVar(&r.older, "older-than", "", "only files whose data key is older than that `TIME`, as 720h")
+	f.StringVar(&r.from, "from", "", "only files whose data key is under this `CMK`, an alias, ARN or id, or key material id")
+	f.BoolVar(&r.dryRun, "dry-run", false, "count files and bytes; change nothing")
+	f.StringVar(&r.dir, "key-store", "", "`DIR` of the key store, in place of the one that the vault names")
+	f.StringVar(&r.url, "keysource", "", "`URL` of the keysource, in place of the one that the vault names")
+	r.secretFlags.add(f)
+	f.BoolVar(&r.out.json, "json", false, "print JSON lines, also on a terminal")
+}
+
+// reencryptCommand is kmsfs reencrypt.
+func (a *app) reencryptCommand() *cobra.Command {
+	var r reencryptFlags
+	cmd := &cobra.Command{
+		Use:   "reencrypt VAULT",
+		Short: "Give files new data keys",
+		Long: `Give the files of a vault new data keys, in place: all that is stored of them is encrypted anew. That is for data keys that may
+be known to somebody; to move to another CMK or its new key material, kmsfs rewrap does with a thousandth of the work. The vault
+must not be mounted meanwhile.
+
+It may be interrupted at any moment, also by a power cut: files read as before, and the next run goes on. What a run has done
+the next one leaves alone if it is given the time that the first began, which each prints: --created-before TIME. Times, modes,
+owners, attributes, holes and hard links stay. It needs little space. Take backups before or after it, not meanwhile; what is
+in older backups, snapshots and in blocks that the disk has given up stays under the old keys.
+
+On a terminal there is a progress bar, elsewhere JSON lines.`,
+		Example: `  kmsfs reencrypt --dry-run ~/vault
+  kmsfs reencrypt --only projects/secret ~/vault
+  kmsfs reencrypt --older-than 8760h /srv/vault`,
+		Args: args("VAULT"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.reencrypt(cmd.Context(), &r, args[0]) },
+	}
+	r.addFlags(cmd.Flags())
+	return cmd
+}
+
+// finish completes the options from the flags.
+func (r *reencryptFlags) finish(now time.Time) error {
+	r.before = now
+	switch {
+	case r.when != "" && r.older != "":
+		return faultf(errUsage, "--created-before and --older-than say the same: give one")
+	case r.when != "":
+		t, err := time.Parse(time.RFC3339Nano, r.when)
+		if err != nil {
+			return hintf(faultf(errUsage, "--created-before: %q is not a time", r.when), "--created-before 2026-01-02T03:04:05Z")
+		}
+		r.before = t
+	case r.older != "":
+		d, err := time.ParseDuration(r.older)
+		if err != nil || d < 0 {
+			return hintf(faultf(errUsage, "--older-than: %q is not a time", r.older), "--older-than 720h")
+		}
+		r.before = now.Add(-d)
+	}
+	if _, err := keysource.KeyRef(r.from).Parse(); err != nil && r.from != "" && !isHex64(r.from) {
+		return faultf(errUsage, "%w", err)
+	}
+	return nil
+}
+
+func isHex64(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == "" }
+
+// reencrypt does it.
+func (a *app) reencrypt(ctx context.Context, r *reencryptFlags, path string) error {
+	if err := r.finish(time.Now()); err != nil {
+		return err
+	}
+	p, err := r.plan(path)
+	if err != nil {
+		return err
+	}
+	secret, _, err := r.source(a)
+	if err != nil {
+		return err
+	}
+	secret, forget := remembered(secret)
+	defer forget()
+	u, err := keysource.ParseURL(p.Keysource)
+	if err != nil {
+		return explain(err, p)
+	}
+	ks, err := openKeysource(ctx, p, p.Keysource, secret, nil)
+	if err != nil {
+		return explain(err, p)
+	}
+	keys, err := p.Keys.decorate(ks, u.Branch)
+	if err != nil {
+		ks.Close()
+		return err
+	}
+	defer keys.Close()
+	from, err := r.chooser(ctx, keys)
+	if err != nil {
+		return explain(err, p)
+	}
+	top, err := backing.OpenDir(p.Vault)
+	if err != nil {
+		return explain(err, p)
+	}
+	o := vault.Options{Deadline: p.Keys.timeout() + deadlineMargin, OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead}
+	if r.dryRun {
+		o.Access = vault.ReadOnly
+	}
+	v, err := vault.Open(ctx, top, keys, o)
+	if errors.Is(err, vault.ErrLocked) {
+		return hintf(faultf(err, "the vault %s is mounted: %w", p.Vault, err), "kmsfs umount MOUNTPOINT, on each host, then kmsfs reencrypt %s", quote(p.Vault))
+	}
+	if err != nil {
+		return explain(err, p)
+	}
+	run := &reencryption{v: v, o: vault.ReencryptOptions{Before: r.before, From: from, DryRun: r.dryRun}, out: newReencryptOutput(a, r)}
+	run.o.Progress = run.out.progress
+	err = run.all(ctx, r.only)
+	if e := v.Close(); err == nil && e != nil {
+		err = e
+	}
+	if e := run.out.finish(err); err == nil {
+		err = e
+	}
+	if !r.dryRun && (errors.Is(err, context.Canceled) || errors.Is(err, vault.ErrUnfinished)) {
+		err = hintf(err, "kmsfs reencrypt --created-before %s %s goes on where this run ended", r.before.UTC().Format(time.RFC3339Nano), quote(p.Vault))
+	}
+	return err
+}
+
+// chooser returns what tells the records of --from; nil without it.
+func (r *reencryptFlags) chooser(ctx context.Context, ks keysource.Keysource) (func(*envelope.Record) bool, error) {
+	if r.from == "" {
+		return nil, nil
+	}
+	arn := ""
+	if !isHex64(r.from) {
+		m, err := ks.DescribeKey(ctx, keysource.KeyRef(r.from))
+		if err != nil {
+			return nil, err
+		}
+		arn = m.ARN
+	}
+	return func(rec *envelope.Record) bool {
+		for _, w := range rec.Wrappings {
+			if w.Kind == envelope.KindKeysource && (w.KeyARN == arn || w.KeyMaterialID == r.from) {
+				return true
+			}
+		}
+		return false
+	}, nil
+}
+
+// reencryption is a run over the files of a vault.
+type reencryption struct {
+	v   *vault.Vault
+	o   vault.ReencryptOptions
+	out *reencryptOutput
+
+	batch []*vault.Node // of small files
+	work  chan []*vault.Node
+}
+
+// reencryptBatch is how many files get their records together.
+const reencryptBatch = 128
+
+// all goes through the files at and below path.
+func (r *reencryption) all(ctx context.Context, path string) error {
+	r.work = make(chan []*vault.Node)
+	var wg sync.WaitGroup
+	for range max(runtime.NumCPU(), 2) {
+		wg.Go(func() {
+			for nodes := range r.work {
+				if ctx.Err() == nil {
+					for _, f := range r.v.Reencrypt(ctx, nodes, r.o) {
+						r.out.file(f)
+					}
+				}
+				for _, n := range nodes {
+					r.v.Forget(n, 1)
+				}
+			}
+		})
+	}
+	err := r.from(ctx, path)
+	if len(r.batch) > 0 {
+		r.work <- r.batch
+	}
+	close(r.work)
+	wg.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return err
+	case r.out.failed() > 0:
+		return faultf(vault.ErrUnfinished, "%d files were not reencrypted, or not wholly; they read as before", r.out.failed())
+	}
+	return nil
+}
+
+// from finds path, and goes through what is below it.
+func (r *reencryption) from(ctx context.Context, path string) error {
+	n := r.v.Root()
+	for part := range strings.SplitSeq(filepath.Clean("/" + path)[1:], "/") {
+		if part == "" {
+			continue
+		}
+		next, _, err := r.v.Lookup(n, part)
+		if n != r.v.Root() {
+			r.v.Forget(n, 1)
+		}
+		if err != nil {
+			return hintf(faultf(err, "--only %s: %w", path, err), "name a file or directory by its path from the root of the vault")
+		}
+		n = next
+	}
+	return r.walk(ctx, n)
+}
+
+// walk goes through n, of which it has a reference to give up, and what is below.
+func (r *reencryption) walk(ctx context.Context, n *vault.Node) error {
+	if n.Kind() == syscall.S_IFREG {
+		r.batch = append(r.batch, n)
+		if len(r.batch) >= reencryptBatch {
+			select {
+			case r.work <- r.batch:
+				r.batch = nil
+			case <-ctx.Done():
+			}
+		}
+		return ctx.Err()
+	}
+	if n != r.v.Root() {
+		defer r.v.Forget(n, 1)
+	}
+	if n.Kind() != syscall.S_IFDIR {
+		return nil
+	}
+	var entries []vault.DirEntry
+	if err := r.v.ReadDir(n, func(e vault.DirEntry) bool {
+		entries = append(entries, e)
+		return true
+	}); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Kind != 0 && e.Kind != syscall.S_IFREG && e.Kind != syscall.S_IFDIR {
+			continue
+		}
+		child, _, err := r.v.LookupStored(n, e.Stored)
+		if errors.Is(err, syscall.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		if err := r.walk(ctx, child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
