@@ -267,7 +267,7 @@ func TestReencryptAll(t *testing.T) {
 // synced, and once more while it is resumed: the files read as before all the time, and when it is done at last nothing of
 // them opens under an old key.
 func TestReencryptResume(t *testing.T) {
-	stride := effort[int64](t, 7, 2, 1)
+	stride := effort[int64](t, 11, 5, 1)
 	for _, sharing := range []vault.Sharing{vault.Exclusive, vault.Shared} {
 		for _, state := range []string{"settled", "written over", "cut", "unsettled"} {
 			t.Run(fmt.Sprintf("%d/%s", sharing, state), func(t *testing.T) {
@@ -344,9 +344,9 @@ func cutReencryption(t *testing.T, sharing vault.Sharing, state string, at int64
 		}
 	}
 	if k.reached() {
-		for round := range 4 {
+		for round := range 6 { // 0, 4, 5: a kill, and after the last two the power goes, with what the kill has left in memory
 			after := fs.Kill()
-			if round > 0 {
+			if round > 0 && round < 4 {
 				after = fs.Crash(memfs.Policy{Sectors: round%2 == 0 && sharing == vault.Exclusive, Choose: memfs.Random(uint64(at)<<8 | uint64(round))})
 			}
 			again := &killer{at: -1, pages: true}
@@ -362,9 +362,12 @@ func cutReencryption(t *testing.T, sharing vault.Sharing, state string, at int64
 			v := openVault(t, cut.Root, ks, o)
 			reads(v, "found")
 			again.at = at/2 + int64(round)
+			if round >= 4 {
+				again.at = 14 + at%5*int64(round)
+			}
 			v.Reencrypt(ctx, nodes(v), vault.ReencryptOptions{})
 			after = cut.Kill()
-			if again.reached() && round%2 == 1 {
+			if again.reached() && (round%2 == 1 || round == 4) {
 				after = cut.Crash(memfs.Policy{Sectors: round == 3 && sharing == vault.Exclusive, Choose: memfs.Random(uint64(at)<<8 | uint64(round) + 100)})
 			}
 			v.Close()
