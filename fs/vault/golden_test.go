@@ -37,8 +37,15 @@ func TestGolden(t *testing.T) {
 	if os.Getenv("KMSFS_MAKE_GOLDEN") != "" {
 		makeGolden(t)
 	}
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(goldenDir)); err != nil {
+	dir, g, xattrs := copyGolden(t, goldenDir)
+	testGolden(t, dir, g, xattrs)
+}
+
+// copyGolden copies a golden vault and its key store to a new directory; xattrs says whether the attributes could be copied.
+func copyGolden(t *testing.T, from string) (dir string, g golden, xattrs bool) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
 	if err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error { // git keeps no modes
@@ -52,7 +59,6 @@ func TestGolden(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	var g golden
 	b, err := os.ReadFile(filepath.Join(dir, "golden.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +66,7 @@ func TestGolden(t *testing.T) {
 	if err := json.Unmarshal(b, &g); err != nil {
 		t.Fatal(err)
 	}
-	xattrs := true
+	xattrs = true
 	for _, x := range g.Stored {
 		if err := syscall.Setxattr(filepath.Join(dir, "vault", x.Path), x.Name, x.Value, 0); err != nil {
 			t.Logf("extended attributes are not checked: %v", err)
@@ -68,18 +74,30 @@ func TestGolden(t *testing.T) {
 			break
 		}
 	}
+	return dir, g, xattrs
+}
+
+// openGolden opens the key store of a copy, and returns where the vault is.
+func openGolden(t *testing.T, dir string) (*local.Store, place) {
+	t.Helper()
 	ks, err := local.Open(ctx, local.Config{Dir: filepath.Join(dir, "store")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ks.Close()
-	at := func() backing.Dir {
+	t.Cleanup(func() { ks.Close() })
+	return ks, func() backing.Dir {
 		d, err := backing.OpenDir(filepath.Join(dir, "vault"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return d
 	}
+}
+
+// testGolden holds a copy against what it was made with.
+func testGolden(t *testing.T, dir string, g golden, xattrs bool) {
+	t.Helper()
+	ks, at := openGolden(t, dir)
 	for round, access := range []vault.Access{vault.ReadOnly, vault.ReadWrite, vault.ReadOnly} {
 		v := openVault(t, at, ks, vault.Options{Access: access})
 		got, err := look(v)
@@ -186,7 +204,14 @@ func makeGolden(t *testing.T) {
 	if err := v.Close(); err != nil {
 		t.Fatal(err)
 	}
-	top := filepath.Join(goldenDir, "vault")
+	writeGolden(t, goldenDir, &g)
+}
+
+// writeGolden notes what git does not keep, and all that the vault holds.
+func writeGolden(t *testing.T, dir string, g *golden) {
+	t.Helper()
+	g.Stored = nil
+	top := filepath.Join(dir, "vault")
 	filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.Type()&fs.ModeSymlink != 0 {
 			return err
@@ -209,7 +234,7 @@ func makeGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(goldenDir, "golden.json"), append(b, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "golden.json"), append(b, '\n'), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
