@@ -169,6 +169,9 @@ func checkBranchContext(ec Context) error {
 	return ec.Validate()
 }
 
+// IsBranchBlob tells that a wrapped key is one of a branch key, whether or not it is well-formed.
+func IsBranchBlob(blob []byte) bool { return isBranchBlob(blob) }
+
 // BranchWrapping returns the wrapped branch key inside a wrapped key, as the CMK has wrapped it; false where the wrapped key
 // is the CMK's own.
 func BranchWrapping(blob []byte) (wrapped []byte, ok bool) {

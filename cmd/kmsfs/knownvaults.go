@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault/sidecar"
@@ -26,7 +28,7 @@ const knownName = "vaults.json"
 
 // Bounds of the list of known vaults: how many there are, and how old a note may get before it is made anew.
 const (
-	knownMost = 1000
+	knownMost = 10000
 	knownAge  = 24 * time.Hour
 )
 
@@ -66,6 +68,14 @@ func noteVault(url, path string, cfg *envelope.Config, log *slog.Logger) {
 }
 
 func noteKnown(store, path, volume string, now time.Time) error {
+	dir, err := os.Open(store)
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // and with it the lock
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
 	list, err := readKnown(store)
 	if err != nil {
 		return err
@@ -80,7 +90,9 @@ func noteKnown(store, path, volume string, now time.Time) error {
 	}
 	list = append(kept, knownVault{path, volume, now.UTC().Truncate(time.Second)})
 	sort.Slice(list, func(i, j int) bool { return list[i].Seen.After(list[j].Seen) })
-	list = list[:min(len(list), knownMost)]
+	if len(list) > knownMost {
+		return fmt.Errorf("%s has %d vaults: take out those that are gone", filepath.Join(store, knownName), len(list)-1)
+	}
 	f, err := os.CreateTemp(store, knownName+".")
 	if err != nil {
 		return err
@@ -95,6 +107,9 @@ func noteKnown(store, path, volume string, now time.Time) error {
 	}
 	if err == nil {
 		err = os.Rename(f.Name(), filepath.Join(store, knownName))
+	}
+	if err == nil {
+		err = dir.Sync()
 	}
 	return err
 }

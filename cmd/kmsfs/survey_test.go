@@ -134,6 +134,34 @@ func TestKeyUnused(t *testing.T) {
 	if err := os.Remove(b.dir + "/many/v/.kmsfs/keys/00000000000000aa"); err != nil {
 		t.Fatal(err)
 	}
+	// Neither does a left-over that holds half a record, or a backup without a config.
+	b.write("many/v/.kmsfs/keys/00000000000000aa.new", "KMR1"+strings.Repeat("junk", 300))
+	b.check2(28, "verify --key-unused "+old+" many")
+	if err := os.Remove(b.dir + "/many/v/.kmsfs/keys/00000000000000aa.new"); err != nil {
+		t.Fatal(err)
+	}
+	b.mkdir("many/backup")
+	b.mkdir("many/backup/.kmsfs")
+	b.mkdir("many/backup/.kmsfs/keys")
+	if text := b.check2(28, "verify --json --key-unused "+old+" many"); !strings.Contains(text, "many/v") || !strings.Contains(text, "many/backup") {
+		t.Error(text)
+	}
+	b.ok("verify --key-unused " + old + " many/v")
+	if err := os.RemoveAll(b.dir + "/many/backup"); err != nil {
+		t.Fatal(err)
+	}
+	// Each record is in one of the shards.
+	needed := 0
+	for _, shard := range []string{"1/3", "2/3", "3/3"} {
+		if r := b.run(strings.Fields("verify --shard " + shard + " --key-unused " + next + " many")); r.code == 27 {
+			needed++
+		} else if r.code != 0 {
+			t.Errorf("shard %s: %d %s", shard, r.code, r.stderr)
+		}
+	}
+	if needed < 1 || needed > 2 { // the first has the volume key
+		t.Errorf("%d shards need it", needed)
+	}
 	// A known vault that is away may need it.
 	if err := os.Rename(b.dir+"/many", b.dir+"/away"); err != nil {
 		t.Fatal(err)

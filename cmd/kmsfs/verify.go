@@ -112,8 +112,11 @@ func (a *app) verifyUnused(ctx context.Context, v *verifyFlags, paths []string) 
 	needed, unproven := 0, 0
 	for _, path := range vaults {
 		uses, err := a.usesIn(ctx, v, path, o)
-		if err != nil {
-			return explain(err, mountPlan{Vault: path})
+		if ctx.Err() != nil || errors.Is(err, errUsage) {
+			return err
+		}
+		if err != nil { // the others are looked at all the same
+			uses.Unproven = append(uses.Unproven, oneLine(err.Error()))
 		}
 		all = append(all, uses)
 		if len(uses.Uses) > 0 {
@@ -173,7 +176,7 @@ func (a *app) usesIn(ctx context.Context, v *verifyFlags, path string, o sidecar
 	if err != nil {
 		return out, err
 	}
-	r := &resolver{open: func() (keysource.Keysource, error) {
+	r := &resolver{other: v.dir != "" || v.url != "", open: func() (keysource.Keysource, error) {
 		return a.surveySource(ctx, &statusFlags{storeFlags: v.storeFlags}, path, newConfigInfo(cfg))
 	}}
 	defer r.close()
@@ -193,6 +196,7 @@ func (a *app) usesIn(ctx context.Context, v *verifyFlags, path string, o sidecar
 // resolver asks a keysource about CMKs, which it opens when it is first needed.
 type resolver struct {
 	open  func() (keysource.Keysource, error)
+	other bool // it may not be the one that the vault uses: what it does not know may be known there
 	ks    keysource.Keysource
 	err   error
 	known map[string]keysource.KeyMetadata
@@ -234,12 +238,13 @@ func matchKey(ctx context.Context, key string, r *resolver) (survey.Match, error
 	if isMaterialID(key) {
 		return survey.Match{
 			Wrapping: func(w envelope.Wrapping) bool {
-				_, material, ok := local.PeekBlob(ownWrapping(w.Blob))
-				return w.KeyMaterialID == key || ok && material == key
+				own, known := ownWrapping(w.Blob)
+				_, material, ok := local.PeekBlob(own)
+				return !known || w.KeyMaterialID == key || ok && material == key
 			},
 			Key: func(ref string) (bool, error) {
 				m, err := r.describe(ctx, ref)
-				if errors.Is(err, keysource.ErrNotFound) {
+				if errors.Is(err, keysource.ErrNotFound) && !r.other {
 					return false, nil
 				}
 				return err == nil && m.CurrentKeyMaterialID == key, err
@@ -263,15 +268,16 @@ func matchKey(ctx context.Context, key string, r *resolver) (survey.Match, error
 	}
 	return survey.Match{
 		Wrapping: func(w envelope.Wrapping) bool {
-			own, _, ok := local.PeekBlob(ownWrapping(w.Blob))
-			return ref.Matches(w.KeyARN) || ok && own == id
+			own, known := ownWrapping(w.Blob)
+			keyID, _, ok := local.PeekBlob(own)
+			return !known || ref.Matches(w.KeyARN) || ok && keyID == id
 		},
 		Key: func(other string) (bool, error) {
 			if !keysource.KeyRef(other).IsAlias() {
 				return other == id || ref.Matches(other), nil
 			}
 			m, err := r.describe(ctx, other)
-			if errors.Is(err, keysource.ErrNotFound) { // an alias that is gone names nothing
+			if errors.Is(err, keysource.ErrNotFound) && !r.other { // an alias that is gone names nothing
 				return false, nil
 			}
 			return err == nil && ref.Matches(m.ARN), err
@@ -279,12 +285,13 @@ func matchKey(ctx context.Context, key string, r *resolver) (survey.Match, error
 	}, nil
 }
 
-// ownWrapping is the part of a wrapped key that the CMK itself has made.
-func ownWrapping(blob []byte) []byte {
+// ownWrapping is the part of a wrapped key that the CMK itself has made; false where that cannot be told, so that it may be any
+// CMK.
+func ownWrapping(blob []byte) (own []byte, ok bool) {
 	if inner, ok := keysource.BranchWrapping(blob); ok {
-		return inner
+		return inner, true
 	}
-	return blob
+	return blob, !keysource.IsBranchBlob(blob)
 }
 
 // vaultsBelow finds the vaults in path, which may be one itself. Symbolic links are not followed.
@@ -301,9 +308,11 @@ func vaultsBelow(path string) ([]string, error) {
 		if err != nil {
 			return err
 		}
-		if e.IsDir() && holdsVault(p) {
-			found = append(found, p)
-			return filepath.SkipDir
+		if e.IsDir() {
+			if st, err := os.Lstat(filepath.Join(p, envelope.ControlDir)); err == nil && st.IsDir() { // with or without a config
+				found = append(found, p)
+				return filepath.SkipDir
+			}
 		}
 		return nil
 	})

@@ -8,6 +8,7 @@ package survey
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"sort"
 	"sync"
@@ -101,6 +102,9 @@ const (
 	filesToo  extent = iota
 	dirsAlone        // for their zones
 )
+
+// slotsMost bounds the slots of one table, of which kmsfs uses 2048: what is kept of a table is as large as its last slot.
+const slotsMost = 1 << 21
 
 // run is one survey.
 type run struct {
@@ -203,6 +207,11 @@ func (r *run) part(p *sidecar.Part) error {
 		if e.Err != nil {
 			r.res.Damaged++
 			r.problem(path, e.Err.Error())
+			continue
+		}
+		if e.Loc.Slot >= slotsMost {
+			r.res.Damaged++
+			r.problem(path, fmt.Sprintf("slot %d is beyond what a key table has", e.Loc.Slot))
 			continue
 		}
 		c, err := r.classOf(e.Record)

@@ -149,7 +149,7 @@ func (f *finder) part(p *sidecar.Part) error {
 
 func (f *finder) record(place, path string, r *envelope.Record) {
 	for _, w := range r.Wrappings {
-		if w.Kind == envelope.KindKeysource && f.m.Wrapping(w) {
+		if w.Kind == envelope.KindKeysource && f.m.Wrapping(w) { // kind 1 is under a key of the same record
 			f.use(place, "file id "+r.ID.String()+" in "+path)
 			return
 		}
@@ -160,8 +160,10 @@ func (f *finder) record(place, path string, r *envelope.Record) {
 func (f *finder) rest(ctx context.Context, top, ctl backing.Dir, cfg *envelope.Config) error {
 	f.config(cfg, "vault.json")
 	if b, err := readAll(ctl, "vault.json.new", envelope.ConfigMax); err == nil {
-		if c, err := envelope.ParseConfig(b); err == nil { // half a file holds no whole wrapping
+		if c, err := envelope.ParseConfig(b); err == nil {
 			f.config(c, "vault.json.new")
+		} else {
+			f.unproven("vault.json.new, which a crash has left and which may be removed", err)
 		}
 	} else if !errors.Is(err, syscall.ENOENT) {
 		f.unproven("vault.json.new", err)
@@ -217,11 +219,15 @@ func (f *finder) leftover(keys backing.Dir, name string) {
 		if !bytes.HasPrefix(b[off:], []byte("KMR1")) {
 			continue
 		}
-		for z := envelope.MinSlotSize; z <= envelope.MaxSlotSize && off+z <= len(b); z *= 2 {
-			if r, err := envelope.ParseRecord(b[off : off+z]); err == nil {
+		err := envelope.ErrCorrupt
+		for z := envelope.MinSlotSize; z <= envelope.MaxSlotSize && off+z <= len(b) && err != nil; z *= 2 {
+			var r *envelope.Record
+			if r, err = envelope.ParseRecord(b[off : off+z]); err == nil {
 				f.record(InLeftover, path, r)
-				break
 			}
+		}
+		if err != nil {
+			f.unproven(path+", which may be removed while nothing writes to the vault", err)
 		}
 	}
 }
