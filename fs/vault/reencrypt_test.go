@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/backing/faults"
 	"kmsfs/fs/backing/memfs"
 	"kmsfs/fs/vault"
 )
@@ -267,7 +269,7 @@ func TestReencryptAll(t *testing.T) {
 // synced, and once more while it is resumed: the files read as before all the time, and when it is done at last nothing of
 // them opens under an old key.
 func TestReencryptResume(t *testing.T) {
-	stride := effort[int64](t, 11, 5, 1)
+	stride := effort[int64](t, 29, 13, 1)
 	for _, sharing := range []vault.Sharing{vault.Exclusive, vault.Shared} {
 		for _, state := range []string{"settled", "written over", "cut", "unsettled"} {
 			t.Run(fmt.Sprintf("%d/%s", sharing, state), func(t *testing.T) {
@@ -540,6 +542,66 @@ func TestReencryptBeside(t *testing.T) {
 		}
 		if records != 1 {
 			t.Errorf("%d records are left, of one file", records)
+		}
+	}
+}
+
+// TestReencryptHeaderInMemory kills a reencryption between the write of the header and its sync. The next process works on
+// the file under the key that the header in memory names, and the power goes: what it has sealed must not outlive the header.
+func TestReencryptHeaderInMemory(t *testing.T) {
+	var armed, turned atomic.Bool
+	var heads atomic.Int32 // writes of a first sector: that of a key table comes before
+	fs := memfs.New(memfs.Config{Hook: func(op faults.Op) error {
+		if turned.Load() { // also the sync
+			return memfs.ErrCrashed
+		}
+		if armed.Load() && op.Call == faults.WriteAt && op.Off == 0 && op.Len == envelope.SectorSize && heads.Add(1) == 2 {
+			turned.Store(true)
+		}
+		return nil
+	}})
+	ks := &memoryKeys{}
+	makeVault(t, fs.Root, ks, 4096)
+	v := openVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})
+	want := pattern(1, 80*4096)
+	if err := errors.Join(put("f", want).do(v), v.Flush(), v.Fsync(v.Root(), vault.SyncAll)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := find(v, "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	armed.Store(true)
+	if r := v.Reencrypt(ctx, []*vault.Node{n}, vault.ReencryptOptions{}); r[0].Err == nil || !turned.Load() {
+		t.Fatalf("it was not killed: %v", r[0].Err)
+	}
+	killed := fs.Kill()
+	v.Close()
+	for at := range int64(40) {
+		for seed := range uint64(6) {
+			k := &killer{at: -1, pages: true}
+			cut := killed.WithHook(k.hook)
+			v := openVault(t, cut.Root, ks, vault.Options{JournalFor: 1 << 50})
+			n, err := find(v, "f")
+			if err != nil {
+				t.Fatal(err)
+			}
+			k.at = at
+			v.Write(ctx, n, pattern(2, 4096), 70*4096, vault.KeepPrivileges)
+			v.Flush()
+			after := cut.Crash(memfs.Policy{Sectors: true, Choose: memfs.Random(uint64(at)<<8 | seed)})
+			v.Close()
+			v = openVault(t, after.Root, ks, vault.Options{})
+			m, err := readAll(v, "f")
+			if err != nil {
+				t.Fatalf("at %d, seed %d: %v", at, seed, err)
+			}
+			now := slices.Clone(want)
+			copy(now[70*4096:], pattern(2, 4096))
+			if !bytes.Equal(m.data, want) && !bytes.Equal(m.data, now) {
+				t.Fatalf("at %d, seed %d: neither old nor new", at, seed)
+			}
+			v.Close()
 		}
 	}
 }
