@@ -36,6 +36,11 @@ func makeControlDir(dir string, uid int) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	return checkControlDir(dir, uid)
+}
+
+// checkControlDir refuses a directory that others than uid could have made or can enter.
+func checkControlDir(dir string, uid int) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
 		return &os.PathError{Op: "lstat", Path: dir, Err: err}
