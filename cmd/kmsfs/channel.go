@@ -109,14 +109,7 @@ func (c *channel) sendJSON(kind byte, v any) error {
 
 // sendFailure sends err with its exit code and hint.
 func (c *channel) sendFailure(kind byte, err error) error {
-	e := exitOf(err)
-	f := failure{Code: e.code, Text: oneLine(err.Error()), Hint: keysource.Hint(err)}
-	if f.Hint == "" {
-		f.Hint = e.hint
-	}
-	const most = 16 << 10
-	f.Text, f.Hint = f.Text[:min(len(f.Text), most)], f.Hint[:min(len(f.Hint), most)]
-	return c.sendJSON(kind, f)
+	return c.sendJSON(kind, newFailure(err))
 }
 
 // receive waits for a message. The caller clears the body of a secret.

@@ -30,6 +30,7 @@ var (
 	errNotMounted   = errors.New("not mounted")
 	errBusy         = errors.New("busy")
 	errKeyNeeded    = errors.New("the CMK or key material is needed")
+	errNoControl    = errors.New("no answer on the control socket")
 	errUnproven     = errors.New("it cannot be told whether the CMK or key material is needed")
 )
 
@@ -98,6 +99,7 @@ func exitTable() []exit {
 		{19, mountSystem, "/dev/fuse is missing or cannot be opened", "sudo modprobe fuse", []error{errNoFUSE}},
 		{20, mountSystem, "fusermount3 is missing, which users other than root need", "sudo apt-get install -y fuse3",
 			[]error{errNoFusermount}},
+		{29, mountFailure, "ctl: the daemon of the mount cannot be reached or ended", "", []error{errNoControl}},
 		{23, mountFailure, "not mounted", "kmsfs status", []error{errNotMounted}},
 		{24, mountFailure, "busy: something still uses the mount, the address or the audit log", "", []error{errBusy, syscall.EBUSY,
 			syscall.EADDRINUSE, audit.ErrInUse}},

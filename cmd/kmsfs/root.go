@@ -28,8 +28,9 @@ data key of its own, wrapped by a CMK that stays in its key store.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return hintf(faultf(errUsage, "%v", err), "%s --help", cmd.CommandPath())
 	})
-	root.AddCommand(a.initCommand(), a.mountCommand(), a.umountCommand(), a.statusCommand(), a.infoCommand(), a.rewrapCommand(), a.reencryptCommand(), a.verifyCommand(), a.zoneCommand(),
-		a.doctorCommand(), a.keyCommand(), a.kmsCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic())
+	root.AddCommand(a.initCommand(), a.mountCommand(), a.umountCommand(), a.statusCommand(), a.infoCommand(), a.rewrapCommand(),
+		a.reencryptCommand(), a.verifyCommand(), a.zoneCommand(), a.ctlCommand(), a.doctorCommand(), a.keyCommand(), a.kmsCommand(),
+		a.versionCommand(), a.manCommand(), exitCodesTopic())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {

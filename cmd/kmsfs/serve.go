@@ -30,13 +30,17 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 	if err != nil {
 		return err
 	}
+	control := a.startControl(m, p, log)
 	if err = ready(); err != nil {
+		control.stop()
 		_ = m.server.UnmountLazily()
 		<-m.server.Done()
 		return errors.Join(err, m.close())
 	}
 	log.Info("mounted", "vault", p.Vault, "mountpoint", p.Mountpoint)
-	if m.untilUnmounted(p, log, signals) {
+	unmounted := m.untilUnmounted(p, log, signals)
+	control.stop()
+	if unmounted {
 		return m.close()
 	}
 	return errors.Join(faultf(errBusy, "ended while the mount was in use"), m.vault.Flush())
@@ -123,7 +127,7 @@ func (m *mounted) untilUnmounted(p mountPlan, log *slog.Logger, signals <-chan o
 	case s := <-signals:
 		log.Info("unmounting", "signal", s.String())
 	}
-	go syncMount(p.Mountpoint) // what the kernel caches comes to the vault while there is time; may hang with the disk
+	go func() { _ = syncMount(p.Mountpoint) }() // what the kernel caches comes to the vault while there is time; may hang with the disk
 	retry := time.NewTicker(100 * time.Millisecond)
 	defer retry.Stop()
 	attempts := retry.C
@@ -153,13 +157,13 @@ func (m *mounted) untilUnmounted(p mountPlan, log *slog.Logger, signals <-chan o
 }
 
 // syncMount writes what the kernel holds for the mount into the vault.
-func syncMount(dir string) {
+func syncMount(dir string) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return
+		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	defer unix.Close(fd)
-	_ = unix.Syncfs(fd)
+	return os.NewSyscallError("syncfs", unix.Syncfs(fd))
 }
 
 // isBusy tells that something uses the mount, from the error of umount2(2) or the words of fusermount3(1).

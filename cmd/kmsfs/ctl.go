@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+// ctlCommand is kmsfs ctl.
+func (a *app) ctlCommand() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:   "ctl",
+		Short: "Control the daemon of a mount",
+		Long: `Control the daemon of a mount, over its control socket. The mount is named by its mountpoint or, where the vault has one mount
+here, by its vault. The user who mounted and root may.`,
+	})
+	cmd.AddCommand(a.ctlPurgeCommand(), a.ctlFlushCommand())
+	return cmd
+}
+
+// ctlPurgeCommand is kmsfs ctl purge.
+func (a *app) ctlPurgeCommand() *cobra.Command {
+	var out outputFlags
+	cmd := &cobra.Command{
+		Use:   "purge MOUNTPOINT|VAULT",
+		Short: "Wipe the data keys that a mount keeps",
+		Long: `Wipe the data keys and branch keys that the mount keeps in memory, forget the refusals of the keysource, and give up the
+data keys that were made ahead of need. A key that is needed again is asked for again: a CMK that was disabled, or a policy
+that was changed, counts at once and not only after --key-cache-max-age. What was written stays.`,
+		Example: "  kmsfs ctl purge ~/plain",
+		Args:    args("MOUNTPOINT|VAULT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var info purgeInfo
+			if err := a.controlOne(cmd, args[0], "purge", &info); err != nil {
+				return err
+			}
+			if out.json {
+				return writeJSON(a.stdout, info)
+			}
+			_, err := fmt.Fprintf(a.stdout, "wiped %d keys of the cache and %d made ahead\n", info.Cached, info.Ahead)
+			return err
+		},
+	}
+	out.add(cmd.Flags())
+	return cmd
+}
+
+// ctlFlushCommand is kmsfs ctl flush.
+func (a *app) ctlFlushCommand() *cobra.Command {
+	var out outputFlags
+	cmd := &cobra.Command{
+		Use:   "flush MOUNTPOINT|VAULT",
+		Short: "Make durable what was written to a mount",
+		Long: `Write what the kernel and the daemon hold to the vault, make it durable, and do the work that the daemon has put off, such as
+erasing the keys of deleted files. What is written meanwhile may not be in it.`,
+		Example: "  kmsfs ctl flush ~/plain",
+		Args:    args("MOUNTPOINT|VAULT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var info flushInfo
+			err := a.controlOne(cmd, args[0], "flush", &info)
+			if err == nil && out.json {
+				return writeJSON(a.stdout, info)
+			}
+			return err
+		},
+	}
+	out.add(cmd.Flags())
+	return cmd
+}
+
+// controlOne has the daemon at path do a verb whose answer is one line, read into v.
+func (a *app) controlOne(cmd *cobra.Command, path, verb string, v any) error {
+	m, err := controlMount(path)
+	if err != nil {
+		return err
+	}
+	return a.control(cmd.Context(), m, verb, struct{}{}, func(line json.RawMessage) error { return json.Unmarshal(line, v) })
+}
