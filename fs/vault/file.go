@@ -35,8 +35,9 @@ type file struct {
 	writable bool         // guarded by mu
 	refused  error        // why it is not writable
 
-	keyMu   sync.Mutex
-	keyWait chan struct{}
+	keyMu      sync.Mutex
+	keyWait    chan struct{}
+	confirming *confirmation
 
 	// mu is held for reading by reads and for writing by whatever changes the file. It is not held during calls of
 	// the keysource.
@@ -53,6 +54,7 @@ type file struct {
 	flags   envelope.Flags // of the header on the disk
 	floor   int64          // header.size on the disk
 	key     *envelope.FileKey
+	grant   grant  // of key
 	size    int64  // plaintext
 	inline  []byte // the plaintext, in the inline form
 	block0  []byte // as it was when the file was opened, until the key has opened it
@@ -453,13 +455,18 @@ func (f *file) unlock(ctx context.Context) error {
 		f.keyWait = wait
 		f.keyMu.Unlock()
 		var err error
-		if key == nil || key.ID() != id { // another host may have given it another key
+		had, now := key, f.v.granted()
+		asks := key == nil || key.ID() != id // another host may have given it another key
+		if asks {
 			key, err = f.v.fileKey(ctx, loc, id)
 		}
 		if err == nil {
 			f.mu.Lock()
-			if f.headed && !f.opened && f.id == id {
+			if f.headed && !f.opened && f.id == id && (asks || f.key == had) {
 				err = f.authenticate(key)
+				if asks && f.key == key {
+					f.grant = now
+				}
 			}
 			f.mu.Unlock()
 		}
@@ -597,6 +604,7 @@ func (f *file) mend() error {
 func (f *file) bind(b bound) {
 	f.id, f.loc, f.key = b.id, b.loc, b.key
 	f.opened, f.unused = true, true
+	f.grant = grant{at: b.born, epoch: b.epoch}
 }
 
 // prepare returns with f.mu held for writing, the header authentic and, where f is empty, a key bound.
