@@ -396,6 +396,17 @@ func (s *Server) invalidate(node uint64, off, n int64) error {
 	return s.notify(unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)))
 }
 
+// dropLater is invalidate for all of a node, by nobody who answers a request of it.
+func (s *Server) dropLater(node uint64) {
+	s.workers.Add(1) // who calls is a worker
+	go func() {
+		defer s.workers.Done()
+		if err := s.invalidate(node, 0, 0); err != nil {
+			s.log.Debug("the kernel keeps what it has cached of a file whose key was refused", "node", node, "err", err)
+		}
+	}()
+}
+
 // notify writes a message that is no answer. ENOENT says that the kernel does not know the node: as good as done.
 func (s *Server) notify(b []byte) error {
 	if _, err := unix.Write(s.fd, b); err != nil && err != unix.ENOENT {
