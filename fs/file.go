@@ -83,6 +83,9 @@ func (fs *filesystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byt
 	defer ctx.finish()
 	done, err := fs.v.Write(ctx, n, data, int64(in.Offset), privileges(in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0))
 	if err != nil {
+		if fs.cached && errors.Is(err, vault.ErrNoKey) && ctx.Err() == nil { // else the kernel would show what is not stored
+			fs.server.dropLater(in.NodeId)
+		}
 		return 0, fs.status("write", in.NodeId, err)
 	}
 	return uint32(done), fuse.OK

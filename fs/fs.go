@@ -112,6 +112,7 @@ func Mount(v *vault.Vault, dir string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	v.OnRefused(func(n *vault.Node) { s.dropLater(n.ID()) })
 	go s.run()
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {

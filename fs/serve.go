@@ -56,6 +56,9 @@ type Server struct {
 	watched  atomic.Bool
 	syncTook atomic.Int64 // by the last sync, in nanoseconds
 	rest     *time.Timer  // runs when nothing has been asked for a while
+
+	dropMu sync.Mutex // a leaf
+	drops  map[uint64]drop
 }
 
 // serveOn mounts raw on dir and answers the INIT request. The mount works only once run is called.
@@ -394,6 +397,50 @@ func (s *Server) invalidate(node uint64, off, n int64) error {
 	}{fuse.OutHeader{Status: -fuse.NOTIFY_INVAL_INODE}, fuse.NotifyInvalInodeOut{Ino: node, Off: off, Length: n}}
 	m.OutHeader.Length = uint32(unsafe.Sizeof(m))
 	return s.notify(unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)))
+}
+
+// dropLater is invalidate for all of a node, by nobody who answers a request of it, and by one for each node: it waits in the
+// kernel for pages that are being written.
+func (s *Server) dropLater(node uint64) {
+	s.dropMu.Lock()
+	defer s.dropMu.Unlock()
+	if _, under := s.drops[node]; under {
+		s.drops[node] = onceMore
+		return
+	}
+	if s.drops == nil {
+		s.drops = map[uint64]drop{}
+	}
+	s.drops[node] = onceMore
+	s.workers.Add(1) // who calls is a worker
+	go func() {
+		defer s.workers.Done()
+		for s.beginDrop(node) {
+			if err := s.invalidate(node, 0, 0); err != nil {
+				s.log.Debug("the kernel keeps what it has cached of a file whose key was refused", "node", node, "err", err)
+			}
+		}
+	}()
+}
+
+// drop is how far the kernel has been told to drop the pages of a node.
+type drop uint8
+
+const (
+	onceMore drop = iota // it is to be told
+	underWay
+)
+
+// beginDrop says whether the kernel is to be told of node, once more; else nothing of it is noted any longer.
+func (s *Server) beginDrop(node uint64) bool {
+	s.dropMu.Lock()
+	defer s.dropMu.Unlock()
+	if s.drops[node] == underWay {
+		delete(s.drops, node)
+		return false
+	}
+	s.drops[node] = underWay
+	return true
 }
 
 // notify writes a message that is no answer. ENOENT says that the kernel does not know the node: as good as done.

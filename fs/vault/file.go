@@ -35,8 +35,9 @@ type file struct {
 	writable bool         // guarded by mu
 	refused  error        // why it is not writable
 
-	keyMu   sync.Mutex
-	keyWait chan struct{}
+	keyMu      sync.Mutex
+	keyWait    chan struct{}
+	confirming *confirmation
 
 	// mu is held for reading by reads and for writing by whatever changes the file. It is not held during calls of
 	// the keysource.
@@ -54,6 +55,7 @@ type file struct {
 	floor    int64          // header.size on the disk
 	key      *envelope.FileKey
 	keyLoc   envelope.Locator // of the record that key is from
+	grant    grant            // of key
 	prev     *previous        // nil but while the file is being reencrypted
 	renewing bool             // by Reencrypt
 	sure     envelope.Locator // it is durable in the header: see makeSure
@@ -461,17 +463,22 @@ func (f *file) unlock(ctx context.Context) error {
 		f.keyWait = wait
 		f.keyMu.Unlock()
 		var err error
+		had, now := key, f.v.granted()
+		asks := key == nil || key.ID() != id || keyLoc != loc // another host may have given it another key
 		var prev *previous
-		if key == nil || key.ID() != id || keyLoc != loc { // another host may have given it another key
+		if asks {
 			key, prev, err = f.v.fileKey(ctx, loc, id)
 		}
 		if err == nil {
 			f.mu.Lock()
-			if f.headed && !f.opened && f.id == id && f.loc == loc {
+			if f.headed && !f.opened && f.id == id && f.loc == loc && (asks || f.key == had) {
 				if key == f.key {
 					prev = f.prev
 				}
 				err = f.authenticate(key, prev)
+				if asks && f.key == key {
+					f.grant = now
+				}
 			}
 			f.mu.Unlock()
 		}
@@ -624,6 +631,7 @@ func (f *file) mend() error {
 func (f *file) bind(b bound) {
 	f.id, f.loc, f.key, f.keyLoc, f.prev = b.id, b.loc, b.key, b.loc, nil
 	f.opened, f.unused = true, true
+	f.grant = grant{at: b.born, epoch: b.epoch}
 }
 
 // prepare returns with f.mu held for writing, the header authentic and, where f is empty, a key bound.

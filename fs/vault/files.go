@@ -266,6 +266,7 @@ const (
 
 // enter returns with the file held, its header authentic and its key there; for writing, an empty file has got one.
 func (f *file) enter(ctx context.Context, m lockMode) error {
+	asked := false // for this operation, however long the answer took
 	for {
 		if m == lockWrite {
 			if err := f.prepare(ctx); err != nil {
@@ -279,11 +280,10 @@ func (f *file) enter(ctx context.Context, m lockMode) error {
 				f.mu.Lock()
 			} else {
 				f.mu.RLock()
-				if f.opened {
-					return nil
+				if !f.opened { // changed in between
+					f.mu.RUnlock()
+					continue
 				}
-				f.mu.RUnlock() // changed in between
-				continue
 			}
 		}
 		fresh, err := true, error(nil)
@@ -294,15 +294,19 @@ func (f *file) enter(ctx context.Context, m lockMode) error {
 			}
 			fresh, err = f.refresh(m)
 		}
-		if err == nil && fresh {
+		due := err == nil && fresh && f.due(m, asked)
+		if err == nil && fresh && !due {
 			return nil
 		}
-		if f.v.shared { // another host gave the file another key: get it without holding anything
-			f.unlockShared()
-		}
-		f.mu.Unlock()
+		f.leave(m) // what the keysource is asked for is got without holding anything
 		if err != nil {
 			return f.n.fail("open", err)
+		}
+		if due { // else another host gave the file another key
+			if err := f.confirm(ctx); err != nil {
+				return f.n.fail("confirm key", err)
+			}
+			asked = true
 		}
 	}
 }

@@ -553,9 +553,25 @@ func (j *journal) retire(s *segment) error {
 	j.cond.Broadcast()
 	j.mu.Unlock()
 	for _, f := range files {
+		f.completed()
 		f.release()
 	}
 	return nil
+}
+
+// has says whether records of f stand in the journal.
+func (j *journal) has(f *file) bool {
+	if j.off {
+		return false
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, s := range j.segs {
+		if _, in := s.files[f]; in {
+			return true
+		}
+	}
+	return false
 }
 
 var errNotInPlace = errors.New("not in place yet")

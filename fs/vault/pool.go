@@ -37,9 +37,10 @@ type bound struct {
 	loc envelope.Locator
 	key *envelope.FileKey
 
-	from *pool
-	gen  int       // of the pool when it was ordered
-	born time.Time // when it was ordered
+	from  *pool
+	gen   int       // of the pool when it was ordered
+	born  time.Time // when it was ordered
+	epoch uint64    // of the vault then
 }
 
 // made is a data key whose record is not durable yet.
@@ -214,11 +215,11 @@ func (p *pool) worker() {
 		p.mu.Lock()
 		gen := p.gen
 		p.mu.Unlock()
-		born := p.v.now()
+		born, epoch := p.v.now(), p.v.epoch.Load()
 		ctx, cancel := context.WithTimeout(p.v.ctx, p.v.deadline)
 		m, err := p.v.newKey(ctx, p.key)
 		cancel()
-		m.from, m.gen, m.born = p, gen, born
+		m.from, m.gen, m.born, m.epoch = p, gen, born, epoch
 		more = p.deliver(m, err, time.Since(began) > slowCall)
 	}
 }

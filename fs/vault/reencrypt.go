@@ -161,6 +161,7 @@ func (w *renewal) leave() {
 		if st, err := w.f.bf.Stat(); err == nil && st.Atim != w.atime {
 			w.f.bf.Utimes(w.atime, backing.Timespec{Nsec: backing.UtimeOmit}) // a failure harms nothing
 		}
+		w.f.shut() // where the key was refused meanwhile
 	}
 	w.f.mu.Unlock()
 	w.f.release()
@@ -336,6 +337,7 @@ func (w *renewal) begin(ctx context.Context) (began bool, err error) {
 			w.failed = failures(f.bf)
 			began = true
 			f.key, f.keyLoc, f.loc, f.prev, f.sure = w.new.key, w.new.loc, w.new.loc, w.old, w.new.loc
+			f.grant = f.v.granted() // the keysource has just made it
 			err = f.writeInline(append([]byte(nil), f.inline...))
 			w.went = err == nil
 			return err
@@ -390,6 +392,7 @@ func (w *renewal) turn() (began bool, err error) {
 		return e != nil, err
 	}
 	f.key, f.keyLoc, f.loc, f.prev, f.sure = w.new.key, w.new.loc, w.new.loc, w.old, w.new.loc
+	f.grant = f.v.granted() // the keysource has just made it
 	f.dropGroups()
 	w.failed = failures(f.bf)
 	return true, nil

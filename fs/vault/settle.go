@@ -45,6 +45,7 @@ func (f *file) settle(mark uint64) error {
 		f.putOff()
 	}
 	f.settling = nil
+	f.shut()
 	return err
 }
 

@@ -28,6 +28,11 @@ func (v *Vault) Truncate(ctx context.Context, n *Node, size int64, priv Privileg
 		}
 	}
 	if err := f.enterWrite(ctx, 0); err != nil {
+		if size == 0 { // its key may have been given up
+			if done, err := f.truncateEmpty(priv); done {
+				return n.fail("truncate", err)
+			}
+		}
 		return err
 	}
 	defer f.leaveWrite()

@@ -86,7 +86,8 @@ type Options struct {
 	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each. While many files are being written there
 	// may be 32 times as many.
 	OpenFiles, OpenDirs int
-	// KeyMaxAge is how old a data key may be that was made ahead of need; 0: any age.
+	// KeyMaxAge is how old a data key may be that was made ahead of need, and for how long an open file is read and written
+	// with its key before the keysource is asked for it again; 0: for ever.
 	KeyMaxAge time.Duration
 	// KeysAhead is how many data keys may be decrypted ahead of need where a pattern shows; 0: none. It pays only where
 	// the keysource keeps what it has decrypted.
@@ -124,6 +125,8 @@ type Vault struct {
 	deadline time.Duration
 
 	keyMaxAge time.Duration
+	epoch     atomic.Uint64               // counts purges
+	refused   atomic.Pointer[func(*Node)] // see OnRefused
 
 	root  *Node
 	nodes nodes

@@ -207,3 +207,88 @@ func TestRevoked(t *testing.T) {
 	}
 	m.write(t, "after")
 }
+
+// TestRevokedOpen: a file that stays open is refused once its key is past the age, also what the kernel had cached of it, and
+// works on when the CMK is enabled again; what was written before is whole.
+func TestRevokedOpen(t *testing.T) {
+	s := serveKeys(t, "user")
+	if testing.Short() {
+		t.Skip("waits for keys to age: run without -short")
+	}
+	m := lab.MountNew(t, lab.Options{Keysource: s.url, Env: s.env, Flags: []string{"--key-cache-max-age", "2s"}})
+	const size, page = 8 << 20, 4096
+	content := make([]byte, size)
+	for i := range content {
+		content[i] = byte(i/page) ^ byte(i>>20)
+	}
+	name := filepath.Join(m.Dir, "open")
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Remount(); err != nil { // nothing is in the kernel's cache
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	at := func(off int64) error {
+		b := make([]byte, page)
+		_, err := f.ReadAt(b, off)
+		if err == nil && string(b) != string(content[off:off+page]) {
+			t.Errorf("other data at %d", off)
+		}
+		return err
+	}
+	if err := at(0); err != nil {
+		t.Fatal(err)
+	}
+	copy(content, "written before")
+	if _, err := f.WriteAt(content[:page], 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	s.kmsfs("key", "disable", "alias/files", "--key-store", s.store)
+	time.Sleep(2500 * time.Millisecond)
+	if err := at(size / 2); !errors.Is(err, syscall.EKEYREVOKED) { // not cached: it is past the read-ahead
+		t.Errorf("read: %v", err)
+	}
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) { // cached: it is dropped in the background
+		if err = at(0); err != nil || time.Now().After(end) {
+			break
+		}
+	}
+	if !errors.Is(err, syscall.EKEYREVOKED) {
+		t.Errorf("read of what was cached: %v", err)
+	}
+	_, err = f.WriteAt(content[:page], size/2)
+	if err = errors.Join(err, f.Sync()); !errors.Is(err, syscall.EKEYREVOKED) {
+		t.Errorf("write and sync: %v", err)
+	}
+	if err := f.Truncate(page); !errors.Is(err, syscall.EKEYREVOKED) {
+		t.Errorf("truncate: %v", err)
+	}
+	s.kmsfs("key", "enable", "alias/files", "--key-store", s.store)
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) { // refusals are remembered
+		if err = at(0); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off := int64(0); off < size; off += page {
+		if err := at(off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.WriteAt(content[:page], 0); err != nil {
+		t.Error(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Error(err)
+	}
+}
