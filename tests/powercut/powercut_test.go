@@ -28,7 +28,11 @@ func TestPowerCut(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.Need(t, "losetup")
 	lab.NeedFUSE(t, 0)
-	cuts := number(t, "KMSFS_TEST_CUTS", 40)
+	cuts := 40
+	if testing.Short() {
+		cuts = 8
+	}
+	cuts = number(t, "KMSFS_TEST_CUTS", cuts)
 	seed := uint64(number(t, "KMSFS_TEST_SEED", int(time.Now().UnixNano()&0xffffff)))
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) { cutPower(t, kind, cuts, seed) })
