@@ -46,6 +46,8 @@ func optionTable() map[string]func(m *mountFlags, value string) error {
 		"allow-other":        set(func(m *mountFlags) *bool { return &m.plan.AllowOther }, true),
 		"shared":             set(func(m *mountFlags) *bool { return &m.plan.Shared }, true),
 		"init":               set(func(m *mountFlags) *bool { return &m.plan.Init }, true),
+		"auto-rewrap":        set(func(m *mountFlags) *bool { return &m.plan.AutoRewrap }, true),
+		"auto-rewrap-every=": duration("auto-rewrap-every", func(m *mountFlags) pflag.Value { return (*timeValue)(&m.plan.AutoRewrapEvery) }),
 		"debug":              set(func(m *mountFlags) *bool { return &m.plan.Debug }, true),
 		"keystore=":          keyStore,
 		"key-store=":         keyStore,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/pflag"
 )
@@ -26,6 +27,10 @@ type mountPlan struct {
 	Suid, Dev, NoExec            bool
 	Debug                        bool
 	LogFile                      string
+
+	// AutoRewrap has the daemon rewrap what is behind every AutoRewrapEvery; 0: the default.
+	AutoRewrap      bool
+	AutoRewrapEvery time.Duration
 
 	// Keys says how long data keys are kept and waited for.
 	Keys keyPlan
@@ -53,6 +58,8 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&m.plan.Key, "key", "", "with --init: `CMK` of a new vault, an alias, ARN or id (default alias/aws/kmsfs)")
 	f.IntVar(&m.plan.ChunkSize, "chunk-size", 0, "with --init: `BYTES` of a chunk in a new vault: 4096 (default), 16384, 65536")
 	m.plan.Keys.add(f)
+	f.BoolVar(&m.plan.AutoRewrap, "auto-rewrap", false, "look for new key material of the CMKs, and rewrap in the background what is behind")
+	f.Var((*timeValue)(&m.plan.AutoRewrapEvery), "auto-rewrap-every", "how often that is looked for: `TIME` (default 1h)")
 	f.StringArrayVarP(&m.options, "option", "o", nil, "mount `OPTIONS` as in fstab(5), separated by commas")
 	f.StringVar(&m.plan.LogFile, "log-file", "", "append the log to `FILE`")
 	f.BoolVar(&m.plan.Debug, "debug", false, "log every operation, without plaintext names and keys")
@@ -72,6 +79,10 @@ func (m *mountFlags) finish(a *app, vaultDir, mountpoint string) (mountPlan, err
 		return p, err
 	}
 	switch {
+	case p.AutoRewrap && p.ReadOnly:
+		return p, hintf(faultf(errUsage, "a read-only mount rewraps nothing"), "leave out --auto-rewrap or --read-only")
+	case p.AutoRewrapEvery != 0 && !p.AutoRewrap:
+		return p, hintf(faultf(errUsage, "--auto-rewrap-every is nothing without --auto-rewrap"), "add --auto-rewrap")
 	case !p.Init && (p.Key != "" || p.ChunkSize != 0):
 		return p, hintf(faultf(errUsage, "the CMK and the chunk size are chosen when a vault is made"),
 			"kmsfs init --help; or give --init")

@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"kmsfs/keysource"
 )
@@ -104,4 +106,52 @@ func TestRewrapFails(t *testing.T) {
 	if e := exitOf(keysource.NewError("", "", keysource.CodeAccessDenied, "")); e.code != 16 {
 		t.Errorf("denied: %d", e.code)
 	}
+}
+
+// TestAutoRewrap: a mount that is told to brings its vault under new key material, and one that is not does nothing.
+func TestAutoRewrap(t *testing.T) {
+	needFUSE(t)
+	b := newBench(t)
+	b.mkdir("p")
+	b.fails(2, "read-only", "--auto-rewrap", "mount --auto-rewrap --read-only v p")
+	b.fails(2, "--auto-rewrap-every", "add --auto-rewrap", "mount --auto-rewrap-every 1m v p")
+	b.ok("mount --init --key-store keys v p")
+	for i := range 20 {
+		b.write(fmt.Sprint("p/file", i), "content")
+	}
+	behind := func() int64 {
+		t.Helper()
+		var s mountStatus
+		b.json("status --json v", &s)
+		if s.Survey == nil || s.Survey.Behind == nil {
+			t.Fatalf("status: %+v", s.Survey)
+		}
+		if s.Survey.VolumeKey[0].State != "current" {
+			return *s.Survey.Behind + 1
+		}
+		return *s.Survey.Behind
+	}
+	b.ok("key rotate --key-store keys alias/aws/kmsfs")
+	time.Sleep(3 * time.Second)
+	if n := behind(); n != 21 {
+		t.Errorf("without the flag: %d are behind", n)
+	}
+	b.ok("umount p")
+	b.ok("mount -o auto-rewrap,auto-rewrap-every=1s v p")
+	wait := func(what string) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); behind() > 0; time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %d are behind", what, behind())
+			}
+		}
+	}
+	wait("after the mount")
+	b.ok("key rotate --key-store keys alias/aws/kmsfs")
+	wait("after a rotation")
+	b.write("p/later", "content")
+	if n := behind(); n != 0 {
+		t.Errorf("a file that is made later: %d are behind", n)
+	}
+	b.ok("umount p")
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -38,7 +39,15 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 		return errors.Join(err, m.close())
 	}
 	log.Info("mounted", "vault", p.Vault, "mountpoint", p.Mountpoint)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var background sync.WaitGroup
+	if p.AutoRewrap {
+		background.Go(func() { m.autoRewrap(ctx, p, log) })
+	}
 	unmounted := m.untilUnmounted(p, log, signals)
+	cancel()
+	background.Wait()
 	control.stop()
 	if unmounted {
 		return m.close()
