@@ -86,14 +86,23 @@ func (k *keys) rewrap(args ...string) (s summary) {
 // last parses the last line that a rewrap has printed.
 func (k *keys) last(out string) (s summary) {
 	k.t.Helper()
-	if err := json.Unmarshal([]byte(out[strings.LastIndexByte(out, '\n')+1:]), &s); err != nil {
-		k.t.Fatalf("%v: %s", err, out)
-	}
+	k.parse(out[strings.LastIndexByte(out, '\n')+1:], &s)
 	return s
 }
 
-// server is kmsfs kms serve on a unix socket.
-type server struct{ url string }
+// parse reads JSON.
+func (k *keys) parse(s string, v any) {
+	k.t.Helper()
+	if err := json.Unmarshal([]byte(s), v); err != nil {
+		k.t.Errorf("%v: %s", err, s)
+	}
+}
+
+// server is kmsfs kms serve on a unix socket; stop ends it.
+type server struct {
+	url  string
+	stop func()
+}
 
 // serve starts the server on the key store.
 func (k *keys) serve() server {
@@ -109,16 +118,17 @@ func (k *keys) serve() server {
 	if err := cmd.Start(); err != nil {
 		k.t.Fatal(err)
 	}
-	k.t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		if err := cmd.Wait(); err != nil {
 			k.t.Errorf("the server ended with %v\n%s", err, log.String())
 		}
 	})
+	k.t.Cleanup(stop)
 	if !bufio.NewScanner(out).Scan() {
 		k.t.Fatal("the server does not listen")
 	}
-	return server{"awskms:///alias/files?region=local&endpoint=" + url.QueryEscape("unix:"+socket)}
+	return server{"awskms:///alias/files?region=local&endpoint=" + url.QueryEscape("unix:"+socket), stop}
 }
 
 // user makes a user with a policy and returns the environment of who calls as him.
