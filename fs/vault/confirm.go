@@ -12,13 +12,13 @@ import (
 
 // grant says when the keysource was last known to give out a file's key.
 type grant struct {
-	at    time.Time // when it was asked
-	epoch uint64    // of the vault then
-	ended bool      // it has refused since: the key is kept only for what was accepted before
+	at    time.Duration // when it was asked, by Vault.elapsed
+	epoch uint64        // of the vault then
+	ended bool          // it has refused since: the key is kept only for what was accepted before
 }
 
 // granted returns a grant of now, for a key that is about to be asked for.
-func (v *Vault) granted() grant { return grant{at: v.now(), epoch: v.epoch.Load()} }
+func (v *Vault) granted() grant { return grant{at: v.elapsed(), epoch: v.epoch.Load()} }
 
 // due says whether the key of f must be asked for again before f is used; asked says that this was just done. f.mu is held,
 // at least for reading.
@@ -27,7 +27,7 @@ func (f *file) due(m lockMode, asked bool) bool {
 		return false
 	}
 	age := f.v.keyMaxAge
-	return f.grant.ended || f.grant.epoch != f.v.epoch.Load() || age > 0 && !asked && f.v.now().Sub(f.grant.at) > age
+	return f.grant.ended || f.grant.epoch != f.v.epoch.Load() || age > 0 && !asked && f.v.elapsed()-f.grant.at > age
 }
 
 // confirmation is one question to the keysource, for all who wait for its answer.

@@ -240,6 +240,36 @@ func TestConfirmLast(t *testing.T) {
 	}
 }
 
+// TestConfirmSettles: a file that waits to be settled keeps its key for that, though it is refused.
+func TestConfirmSettles(t *testing.T) {
+	v, _, ks, clock := newConfirmed(t, vault.Options{})
+	n, _, err := v.Create(v.Root(), "file", 0o644, who)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Write(ctx, n, noted(600_000, 1), 0, vault.KeepPrivileges); err != nil {
+		t.Fatal(err)
+	}
+	ks.deny(keysource.ErrDenied)
+	clock.pass(2 * confirmAge)
+	if _, err := v.Read(ctx, n, make([]byte, 1), 0); !errors.Is(err, keysource.ErrDenied) {
+		t.Fatalf("read: %v", err)
+	}
+	if !vault.HoldsKey(n) {
+		t.Error("there is no key to settle with")
+	}
+	if err := v.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if vault.HoldsKey(n) {
+		t.Error("the key is still in memory")
+	}
+	v.Forget(n, 1)
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestConfirmEmptied: a file that was emptied and is refused gives its key up, and gets a new one when it is written again;
 // one that is refused can be emptied, as one that is not open can.
 func TestConfirmEmptied(t *testing.T) {
@@ -315,7 +345,7 @@ func TestConfirmOnce(t *testing.T) {
 		t.Errorf("%d calls before the age", c)
 	}
 	clock.pass(confirmAge)
-	ks.entered, ks.leave = make(chan struct{}), make(chan struct{})
+	ks.entered, ks.leave = make(chan struct{}, 100), make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
@@ -337,6 +367,7 @@ func TestConfirmOnce(t *testing.T) {
 	if err := v.Fsync(n, vault.SyncAll); err != nil {
 		t.Error(err)
 	}
+	time.Sleep(50 * time.Millisecond) // the others have come to the same point
 	close(ks.leave)
 	wg.Wait()
 	if c := ks.decrypts.Load() - opening; c != 1 {

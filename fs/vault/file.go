@@ -631,7 +631,7 @@ func (f *file) mend() error {
 func (f *file) bind(b bound) {
 	f.id, f.loc, f.key, f.keyLoc, f.prev = b.id, b.loc, b.key, b.loc, nil
 	f.opened, f.unused = true, true
-	f.grant = grant{at: b.born, epoch: b.epoch}
+	f.grant = grant{at: b.born.Sub(f.v.began), epoch: b.epoch}
 }
 
 // prepare returns with f.mu held for writing, the header authentic and, where f is empty, a key bound.

@@ -106,6 +106,9 @@ type Vault struct {
 	log  *slog.Logger
 	now  func() time.Time
 
+	began   time.Time
+	elapsed func() time.Duration // since began: now takes twice as long, and each operation asks
+
 	current atomic.Pointer[envelope.Config] // as it is now, see configWatch
 	watch   configWatch
 	renew   func() // see Options.Renew
@@ -292,7 +295,8 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Now == nil {
+	systemTime := o.Now == nil
+	if systemTime {
 		o.Now = time.Now
 	}
 	if o.Deadline == 0 {
@@ -318,6 +322,11 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 		uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()),
 	}
 	v.owners = v.uid == 0
+	v.began = v.now()
+	v.elapsed = func() time.Duration { return v.now().Sub(v.began) }
+	if systemTime {
+		v.elapsed = func() time.Duration { return time.Since(v.began) }
+	}
 	defer func() {
 		if err != nil {
 			v.closeHandles()
