@@ -66,7 +66,7 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 	}
 	noteVault(p.Keysource, p.Vault, cfg, log)
 	opts := vault.Options{Log: log, Deadline: p.Keys.timeout() + deadlineMargin, Opens: vault.Untracked, // an exclusive mount lets the kernel open without asking
-		OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead, KeyMaxAge: p.Keys.maxAge()}
+		OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead, KeyMaxAge: p.Keys.maxAge(), ConfirmEvery: p.Keys.confirmEvery()}
 	if b, ok := m.keys.(*keysource.Branch); ok {
 		opts.Renew = b.Renew
 	}

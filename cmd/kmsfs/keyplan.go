@@ -42,12 +42,16 @@ func (k keyPlan) maxAge() time.Duration {
 	return defaultKeyMaxAge
 }
 
+// confirmEvery is how often the key of an open file is asked for again, of the cache, which keeps it for that much less than
+// maxAge.
+func (k keyPlan) confirmEvery() time.Duration { return k.maxAge() / 10 }
+
 // decorate puts over ks what a mount needs: cache over retry, and over these, where the URL asks for them, branch keys,
 // which the cache then keeps.
 func (k keyPlan) decorate(ks keysource.Keysource, branch keysource.BranchLimits) (keysource.Keysource, error) {
 	retry := keysource.NewRetry(ks, keysource.RetryConfig{MaxAttempts: retryAttempts, MaxDelay: retryMaxDelay,
 		AttemptTimeout: attemptTimeout, Timeout: k.timeout()})
-	cache := keysource.NewCache(retry, keysource.CacheConfig{MaxAge: k.maxAge(), MaxIdle: k.Idle, Grace: k.Grace})
+	cache := keysource.NewCache(retry, keysource.CacheConfig{MaxAge: k.maxAge() - k.confirmEvery(), MaxIdle: k.Idle, Grace: k.Grace})
 	if branch == (keysource.BranchLimits{}) {
 		return cache, nil
 	}

@@ -26,7 +26,7 @@ func (f *file) due(m lockMode, asked bool) bool {
 	if f.key == nil || f.form == formEmpty && m == lockRead { // nothing is there to be read
 		return false
 	}
-	age := f.v.keyMaxAge
+	age := f.v.confirmEvery
 	return f.grant.ended || f.grant.epoch != f.v.epoch.Load() || age > 0 && !asked && f.v.elapsed()-f.grant.at > age
 }
 

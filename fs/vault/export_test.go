@@ -9,7 +9,7 @@ import (
 
 // BenchmarkDue is what each read and write pays for a key that is not to be asked for again yet.
 func BenchmarkDue(b *testing.B) {
-	f := &file{v: &Vault{began: time.Now(), keyMaxAge: time.Hour}, form: formGroups, key: &envelope.FileKey{}}
+	f := &file{v: &Vault{began: time.Now(), confirmEvery: time.Hour}, form: formGroups, key: &envelope.FileKey{}}
 	f.v.elapsed = func() time.Duration { return time.Since(f.v.began) }
 	f.grant = f.v.granted()
 	for b.Loop() {

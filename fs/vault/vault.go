@@ -11,6 +11,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -86,9 +87,11 @@ type Options struct {
 	// OpenFiles and OpenDirs bound the handles kept open for later; 0: 512 each. While many files are being written there
 	// may be 32 times as many.
 	OpenFiles, OpenDirs int
-	// KeyMaxAge is how old a data key may be that was made ahead of need, and for how long an open file is read and written
-	// with its key before the keysource is asked for it again; 0: for ever.
+	// KeyMaxAge is how old a data key may be that was made ahead of need; 0: any age.
 	KeyMaxAge time.Duration
+	// ConfirmEvery is how long the key of an open file is used before the keysource is asked for it again; 0: KeyMaxAge. Where a
+	// cache answers, it is how much later than there a refused key is noticed.
+	ConfirmEvery time.Duration
 	// KeysAhead is how many data keys may be decrypted ahead of need where a pattern shows; 0: none. It pays only where
 	// the keysource keeps what it has decrypted.
 	KeysAhead int
@@ -127,7 +130,7 @@ type Vault struct {
 	maxSize  int64
 	deadline time.Duration
 
-	keyMaxAge time.Duration
+	keyMaxAge, confirmEvery time.Duration
 	epoch     atomic.Uint64               // counts purges
 	refused   atomic.Pointer[func(*Node)] // see OnRefused
 
@@ -318,7 +321,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 		ks: ks, log: o.Log, now: o.Now, top: top, shared: o.Sharing == Shared, readOnly: o.Access == ReadOnly,
 		renew:    o.Renew,
 		tracked:  o.Opens == Tracked || o.Sharing == Shared,
-		deadline: o.Deadline, keepEvery: o.KeepEvery, keyMaxAge: o.KeyMaxAge,
+		deadline: o.Deadline, keepEvery: o.KeepEvery, keyMaxAge: o.KeyMaxAge, confirmEvery: cmp.Or(o.ConfirmEvery, o.KeyMaxAge),
 		uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()),
 	}
 	v.owners = v.uid == 0
