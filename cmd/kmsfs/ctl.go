@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 
 	"github.com/spf13/cobra"
 )
@@ -15,7 +17,7 @@ func (a *app) ctlCommand() *cobra.Command {
 		Long: `Control the daemon of a mount, over its control socket. The mount is named by its mountpoint or, where the vault has one mount
 here, by its vault. The user who mounted and root may.`,
 	})
-	cmd.AddCommand(a.ctlPurgeCommand(), a.ctlFlushCommand())
+	cmd.AddCommand(a.ctlPurgeCommand(), a.ctlFlushCommand(), a.ctlMetricsCommand())
 	return cmd
 }
 
@@ -67,6 +69,32 @@ erasing the keys of deleted files. What is written meanwhile may not be in it.`,
 	}
 	out.add(cmd.Flags())
 	return cmd
+}
+
+// ctlMetricsCommand is kmsfs ctl metrics.
+func (a *app) ctlMetricsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "metrics MOUNTPOINT|VAULT",
+		Short: "Show the metrics of a mount",
+		Long: `Show the metrics of a mount in the text format of Prometheus: calls of the keysource by result and time, the cache of data
+keys, keys made and fetched ahead, open files, the journal, operations that failed. They name no path, CMK or user. kmsfs mount
+--metrics-listen shows them over HTTP.`,
+		Example: "  kmsfs ctl metrics ~/plain | grep kmsfs_keysource",
+		Args:    args("MOUNTPOINT|VAULT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := controlMount(args[0])
+			if err != nil {
+				return err
+			}
+			text, err := a.controlHTTP(cmd.Context(), m, http.MethodGet, controlMetrics, nil)
+			if err != nil {
+				return err
+			}
+			defer text.Close()
+			_, err = io.Copy(a.stdout, text)
+			return err
+		},
+	}
 }
 
 // controlOne has the daemon at path do a verb whose answer is one line, read into v.

@@ -26,6 +26,7 @@ type mountPlan struct {
 	Suid, Dev, NoExec            bool
 	Debug                        bool
 	LogFile                      string
+	MetricsListen                string // address or empty
 
 	// Keys says how long data keys are kept and waited for.
 	Keys keyPlan
@@ -55,6 +56,7 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 	m.plan.Keys.add(f)
 	f.StringArrayVarP(&m.options, "option", "o", nil, "mount `OPTIONS` as in fstab(5), separated by commas")
 	f.StringVar(&m.plan.LogFile, "log-file", "", "append the log to `FILE`")
+	f.StringVar(&m.plan.MetricsListen, "metrics-listen", "", "show metrics at http://`ADDRESS`/metrics, to all users of this machine: 127.0.0.1:9464")
 	f.BoolVar(&m.plan.Debug, "debug", false, "log every operation, without plaintext names and keys")
 }
 
@@ -70,6 +72,11 @@ func (m *mountFlags) finish(a *app, vaultDir, mountpoint string) (mountPlan, err
 	}
 	if p.Keysource, err = m.fromURL(); err != nil {
 		return p, err
+	}
+	if p.MetricsListen != "" {
+		if err := checkMetricsAddress(p.MetricsListen); err != nil {
+			return p, err
+		}
 	}
 	switch {
 	case !p.Init && (p.Key != "" || p.ChunkSize != 0):

@@ -26,12 +26,20 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 	if err := harden(a.env); err != nil {
 		return err
 	}
-	m, err := a.mountInterruptibly(p, secret, log, signals)
+	listener, err := listenMetrics(p.MetricsListen)
 	if err != nil {
 		return err
 	}
-	control := a.startControl(m, p, log)
+	m, err := a.mountInterruptibly(p, secret, log, signals)
+	if err != nil {
+		if listener != nil {
+			listener.Close()
+		}
+		return err
+	}
+	control, pages := a.startControl(m, p, log), serveMetrics(listener, m.metrics, log)
 	if err = ready(); err != nil {
+		pages.stop()
 		control.stop()
 		_ = m.server.UnmountLazily()
 		<-m.server.Done()
@@ -39,6 +47,7 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 	}
 	log.Info("mounted", "vault", p.Vault, "mountpoint", p.Mountpoint)
 	unmounted := m.untilUnmounted(p, log, signals)
+	pages.stop()
 	control.stop()
 	if unmounted {
 		return m.close()
