@@ -28,8 +28,8 @@ func (a *app) ctlPurgeCommand() *cobra.Command {
 		Use:   "purge MOUNTPOINT|VAULT",
 		Short: "Wipe the data keys that a mount keeps",
 		Long: `Wipe the data keys and branch keys that the mount keeps in memory, forget the refusals of the keysource, and give up the
-data keys that were made ahead of need. A key that is needed again is asked for again: a CMK that was disabled, or a policy
-that was changed, counts at once and not only after --key-cache-max-age. What was written stays.`,
+data keys that were made ahead of need. A key that is needed again is asked for again, also that of an open file: a CMK that was
+disabled, or a policy that was changed, counts at once and not only after --key-cache-max-age. What was written stays.`,
 		Example: "  kmsfs ctl purge ~/plain",
 		Args:    args("MOUNTPOINT|VAULT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
