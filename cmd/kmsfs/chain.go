@@ -21,6 +21,7 @@ type mounted struct {
 	vault   *vault.Vault
 	server  *kfs.Server
 	metrics *mountMetrics
+	thaw    func() // nil where nothing can freeze it
 }
 
 // keysAhead is how many data keys a mount decrypts ahead of need; the cache has room for more.

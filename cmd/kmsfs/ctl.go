@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -17,7 +18,7 @@ func (a *app) ctlCommand() *cobra.Command {
 		Long: `Control the daemon of a mount, over its control socket. The mount is named by its mountpoint or, where the vault has one mount
 here, by its vault. The user who mounted and root may.`,
 	})
-	cmd.AddCommand(a.ctlPurgeCommand(), a.ctlFlushCommand(), a.ctlMetricsCommand())
+	cmd.AddCommand(a.ctlPurgeCommand(), a.ctlFlushCommand(), a.ctlMetricsCommand(), a.ctlFreezeCommand(), a.ctlThawCommand())
 	return cmd
 }
 
@@ -34,7 +35,7 @@ disabled, or a policy that was changed, counts at once and not only after --key-
 		Args:    args("MOUNTPOINT|VAULT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var info purgeInfo
-			if err := a.controlOne(cmd, args[0], "purge", &info); err != nil {
+			if err := a.controlOne(cmd, args[0], "purge", struct{}{}, &info); err != nil {
 				return err
 			}
 			if out.json {
@@ -60,7 +61,7 @@ erasing the keys of deleted files. What is written meanwhile may not be in it.`,
 		Args:    args("MOUNTPOINT|VAULT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var info flushInfo
-			err := a.controlOne(cmd, args[0], "flush", &info)
+			err := a.controlOne(cmd, args[0], "flush", struct{}{}, &info)
 			if err == nil && out.json {
 				return writeJSON(a.stdout, info)
 			}
@@ -97,11 +98,65 @@ keys, keys made and fetched ahead, open files, the journal, operations that fail
 	}
 }
 
+// ctlFreezeCommand is kmsfs ctl freeze.
+func (a *app) ctlFreezeCommand() *cobra.Command {
+	var out outputFlags
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "freeze MOUNTPOINT|VAULT",
+		Short: "Hold all changes, for a snapshot or copy of the vault",
+		Long: `Flush, and hold whoever changes something on the mount until kmsfs ctl thaw, so that a copy or snapshot of the vault is of one
+moment. Reading goes on. A program that is held waits and cannot be killed meanwhile. After --timeout the mount thaws by itself,
+whatever happens; kmsfs ctl thaw then fails with exit code 33, and the copy may not be of one moment.`,
+		Example: `  kmsfs ctl freeze --timeout 60s ~/plain
+  cp -a ~/vault /backup/vault
+  kmsfs ctl thaw ~/plain`,
+		Args: args("MOUNTPOINT|VAULT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkFreeze(timeout.Seconds()); err != nil {
+				return err
+			}
+			var info frozenInfo
+			err := a.controlOne(cmd, args[0], "freeze", freezeRequest{timeout.Seconds()}, &info)
+			if err == nil && out.json {
+				return writeJSON(a.stdout, info)
+			}
+			return err
+		},
+	}
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "thaw after `TIME` at the latest, up to 1h")
+	out.add(cmd.Flags())
+	return cmd
+}
+
+// ctlThawCommand is kmsfs ctl thaw.
+func (a *app) ctlThawCommand() *cobra.Command {
+	var out outputFlags
+	cmd := &cobra.Command{
+		Use:   "thaw MOUNTPOINT|VAULT",
+		Short: "Let changes go on after a freeze",
+		Long: `Let changes go on after kmsfs ctl freeze. Exit code 0 says that the mount was frozen until now; 33 that it was not, or that its
+time was up: take the copy again.`,
+		Example: "  kmsfs ctl thaw ~/plain",
+		Args:    args("MOUNTPOINT|VAULT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var info thawedInfo
+			err := a.controlOne(cmd, args[0], "thaw", struct{}{}, &info)
+			if err == nil && out.json {
+				return writeJSON(a.stdout, info)
+			}
+			return err
+		},
+	}
+	out.add(cmd.Flags())
+	return cmd
+}
+
 // controlOne has the daemon at path do a verb whose answer is one line, read into v.
-func (a *app) controlOne(cmd *cobra.Command, path, verb string, v any) error {
+func (a *app) controlOne(cmd *cobra.Command, path, verb string, request, v any) error {
 	m, err := controlMount(path)
 	if err != nil {
 		return err
 	}
-	return a.control(cmd.Context(), m, verb, struct{}{}, func(line json.RawMessage) error { return json.Unmarshal(line, v) })
+	return a.control(cmd.Context(), m, verb, request, func(line json.RawMessage) error { return json.Unmarshal(line, v) })
 }

@@ -136,6 +136,9 @@ func (m *mounted) untilUnmounted(p mountPlan, log *slog.Logger, signals <-chan o
 	case s := <-signals:
 		log.Info("unmounting", "signal", s.String())
 	}
+	if m.thaw != nil { // else unmounting waits for those that are held
+		m.thaw()
+	}
 	go func() { _ = syncMount(p.Mountpoint) }() // what the kernel caches comes to the vault while there is time; may hang with the disk
 	retry := time.NewTicker(100 * time.Millisecond)
 	defer retry.Stop()
