@@ -59,6 +59,7 @@ func (fs *filesystem) status(op string, node uint64, err error) fuse.Status {
 	if st == fuse.OK {
 		return st
 	}
+	fs.failures.count(st, err)
 	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrNoKey) && st != fuse.EINTR || st == fuse.EIO {
 		fs.log.Error("operation failed", "op", op, "node", node, "err", err)
 	} else if fs.debug {

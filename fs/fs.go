@@ -81,6 +81,7 @@ type filesystem struct {
 	timeout  time.Duration // of entries, attributes and negative entries
 	deadline time.Duration
 	listings listings
+	failures failures
 	server   *Server // for notifications to the kernel; set before the first request
 }
 

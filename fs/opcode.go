@@ -10,17 +10,31 @@ import (
 
 // Operation codes of the FUSE protocol, uapi/linux/fuse.h. go-fuse keeps its own to itself.
 const (
+	opSetAttr     = 4
+	opSymlink     = 6
+	opMknod       = 8
+	opMkdir       = 9
+	opUnlink      = 10
+	opRmdir       = 11
+	opRename      = 12
+	opLink        = 13
+	opOpen        = 14
 	opRead        = 15
 	opWrite       = 16
 	opFsync       = 20
+	opSetXAttr    = 21
+	opRemoveXAttr = 24
 	opFsyncDir    = 30
 	opSetLkw      = 33
+	opCreate      = 35
 	opInterrupt   = 36
 	opIoctl       = 39
 	opFallocate   = 43
+	opRename2     = 45
 	opLseek       = 46
 	opCopyRange   = 47
 	opSyncFS      = 50
+	opTmpfile     = 51
 	opCopyRange64 = 53
 )
 

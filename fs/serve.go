@@ -46,6 +46,7 @@ type Server struct {
 	quick int // a clone of fd that does not block, -1: none
 
 	crew     crew
+	gate     gate
 	begun    time.Time
 	gone     chan struct{} // closed when the mount is gone
 	ended    chan struct{} // closed when the last request is answered
@@ -224,10 +225,21 @@ func (w *worker) lead() bool {
 		}
 		h := (*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
 		syncs := h.Opcode == opFsync || h.Opcode == opFsyncDir
+		gated := changes(h)
+		if gated && !s.gate.tryEnter() {
+			s.pass()
+			s.gate.enter(s.gone)
+			w.reply(n, fd)
+			s.gate.leave()
+			return true
+		}
 		begun := s.now()
 		if slow(h) || syncs && s.syncTook.Load() > int64(quickSync) {
 			s.pass()
 			w.reply(n, fd)
+			if gated {
+				s.gate.leave()
+			}
 			if syncs {
 				s.syncTook.Store(s.now() - begun)
 			}
@@ -237,6 +249,9 @@ func (w *worker) lead() bool {
 		s.lease.Store(id)
 		s.watch()
 		w.reply(n, fd)
+		if gated {
+			s.gate.leave()
+		}
 		if syncs {
 			s.syncTook.Store(s.now() - begun)
 		}

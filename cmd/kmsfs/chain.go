@@ -17,18 +17,20 @@ import (
 
 // mounted is a chain from key store to kernel.
 type mounted struct {
-	keys   keysource.Keysource
-	vault  *vault.Vault
-	server *kfs.Server
+	keys    keysource.Keysource
+	vault   *vault.Vault
+	server  *kfs.Server
+	metrics *mountMetrics
+	thaw    func() // nil where nothing can freeze it
 }
 
 // keysAhead is how many data keys a mount decrypts ahead of need; the cache has room for more.
 const keysAhead = 4096
 
-// mountChain is the whole chain: the keysource that the vault names, retry, cache and branch keys over it, the vault, the
+// mountChain is the whole chain: the keysource that the vault names, metrics, retry, cache and branch keys over it, the vault, the
 // mount.
 func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log *slog.Logger) (_ *mounted, err error) {
-	m := &mounted{}
+	m := &mounted{metrics: newMountMetrics()}
 	defer func() {
 		if err != nil {
 			m.close()
@@ -58,7 +60,7 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 	if u, e := keysource.ParseURL(p.Keysource); e != nil {
 		err = e
 	} else {
-		m.keys, err = p.Keys.decorate(ks, u.Branch)
+		m.keys, err = p.Keys.decorate(keysource.NewObserved(ks, m.metrics.call), u.Branch)
 	}
 	if err != nil {
 		top.Close()
@@ -87,6 +89,11 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 		Idle: debug.FreeOSMemory, // else what a burst has used stays for minutes
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err = m.metrics.watch(m); err != nil {
+		_ = m.server.UnmountLazily()
+		<-m.server.Done()
 		return nil, err
 	}
 	return m, nil

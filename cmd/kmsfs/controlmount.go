@@ -24,6 +24,11 @@ func (a *app) startControl(m *mounted, p mountPlan, log *slog.Logger) *controlSe
 	s := newControlServer(log)
 	s.handle("purge", m.purge)
 	s.handle("flush", func(ctx context.Context, _ json.RawMessage, send func(any) error) error { return m.flush(p, send) })
+	f := &freezer{m: m, p: p, log: log}
+	m.thaw = func() { f.letGo() }
+	s.handle("freeze", f.freeze)
+	s.handle("thaw", f.thaw)
+	s.page(controlMetrics, m.metrics.handler())
 	s.start(l)
 	return s
 }

@@ -30,6 +30,7 @@ var (
 	errNotMounted   = errors.New("not mounted")
 	errBusy         = errors.New("busy")
 	errKeyNeeded    = errors.New("the CMK or key material is needed")
+	errNotFrozen    = errors.New("not frozen")
 	errNoControl    = errors.New("no answer on the control socket")
 	errUnproven     = errors.New("it cannot be told whether the CMK or key material is needed")
 )
@@ -101,6 +102,7 @@ func exitTable() []exit {
 			[]error{errNoFusermount}},
 		{29, mountFailure, "ctl: the daemon of the mount cannot be reached or ended", "", []error{errNoControl}},
 		{23, mountFailure, "not mounted", "kmsfs status", []error{errNotMounted}},
+		{33, mountFailure, "ctl thaw: not frozen, or no longer", "", []error{errNotFrozen}},
 		{24, mountFailure, "busy: something still uses the mount, the address or the audit log", "", []error{errBusy, syscall.EBUSY,
 			syscall.EADDRINUSE, audit.ErrInUse}},
 		{26, mountFailure, "the audit log was changed", "compare it with a copy that was kept elsewhere", []error{audit.ErrBroken}},

@@ -55,6 +55,7 @@ func TestExitTable(t *testing.T) {
 		{syscall.EIO, 22, 32}, {syscall.ENOSPC, 22, 32}, {syscall.ENOENT, 22, 32},
 		{errNotMounted, 23, 32},
 		{errNoControl, 29, 32},
+		{errNotFrozen, 33, 32},
 		{errBusy, 24, 32}, {syscall.EBUSY, 24, 32}, {syscall.EADDRINUSE, 24, 32}, {audit.ErrInUse, 24, 32},
 		{&audit.LineError{Line: 1}, 26, 32},
 		{keysource.ErrAlreadyExists, 25, 32},

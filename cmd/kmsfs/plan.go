@@ -27,6 +27,7 @@ type mountPlan struct {
 	Suid, Dev, NoExec            bool
 	Debug                        bool
 	LogFile                      string
+	MetricsListen                string // address or empty
 
 	// AutoRewrap has the daemon rewrap what is behind every AutoRewrapEvery; 0: the default.
 	AutoRewrap      bool
@@ -62,6 +63,7 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 	f.Var((*timeValue)(&m.plan.AutoRewrapEvery), "auto-rewrap-every", "how often that is looked for: `TIME` (default 1h)")
 	f.StringArrayVarP(&m.options, "option", "o", nil, "mount `OPTIONS` as in fstab(5), separated by commas")
 	f.StringVar(&m.plan.LogFile, "log-file", "", "append the log to `FILE`")
+	f.StringVar(&m.plan.MetricsListen, "metrics-listen", "", "show metrics at http://`ADDRESS`/metrics, to all users of this machine: 127.0.0.1:9464")
 	f.BoolVar(&m.plan.Debug, "debug", false, "log every operation, without plaintext names and keys")
 }
 
@@ -77,6 +79,11 @@ func (m *mountFlags) finish(a *app, vaultDir, mountpoint string) (mountPlan, err
 	}
 	if p.Keysource, err = m.fromURL(); err != nil {
 		return p, err
+	}
+	if p.MetricsListen != "" {
+		if err := checkMetricsAddress(p.MetricsListen); err != nil {
+			return p, err
+		}
 	}
 	switch {
 	case p.AutoRewrap && p.ReadOnly:

@@ -27,12 +27,20 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 	if err := harden(a.env); err != nil {
 		return err
 	}
-	m, err := a.mountInterruptibly(p, secret, log, signals)
+	listener, err := listenMetrics(p.MetricsListen)
 	if err != nil {
 		return err
 	}
-	control := a.startControl(m, p, log)
+	m, err := a.mountInterruptibly(p, secret, log, signals)
+	if err != nil {
+		if listener != nil {
+			listener.Close()
+		}
+		return err
+	}
+	control, pages := a.startControl(m, p, log), serveMetrics(listener, m.metrics, log)
 	if err = ready(); err != nil {
+		pages.stop()
 		control.stop()
 		_ = m.server.UnmountLazily()
 		<-m.server.Done()
@@ -48,6 +56,7 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 	unmounted := m.untilUnmounted(p, log, signals)
 	cancel()
 	background.Wait()
+	pages.stop()
 	control.stop()
 	if unmounted {
 		return m.close()
@@ -135,6 +144,9 @@ func (m *mounted) untilUnmounted(p mountPlan, log *slog.Logger, signals <-chan o
 		return true
 	case s := <-signals:
 		log.Info("unmounting", "signal", s.String())
+	}
+	if m.thaw != nil { // else unmounting waits for those that are held
+		m.thaw()
 	}
 	go func() { _ = syncMount(p.Mountpoint) }() // what the kernel caches comes to the vault while there is time; may hang with the disk
 	retry := time.NewTicker(100 * time.Millisecond)

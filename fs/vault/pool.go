@@ -232,6 +232,7 @@ func (p *pool) deliver(m made, err error, slow bool) bool {
 	p.err = err
 	if err != nil {
 		p.todo = 0
+		p.v.counts.keyFailures.Add(1)
 		if len(p.ready) > 0 && p.v.ctx.Err() == nil { // else who waits for a key reports it
 			p.v.log.Warn("no new data keys", "err", err)
 		}
@@ -264,6 +265,7 @@ func (p *pool) deliver(m made, err error, slow bool) bool {
 // accept takes in a key whose record is to be written. p.mu is held.
 func (p *pool) accept(m made, slow bool) {
 	p.slow = slow
+	p.v.counts.keysMade.Add(1)
 	p.made = append(p.made, m)
 	if !p.writing {
 		p.writing = true

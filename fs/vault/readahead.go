@@ -86,6 +86,7 @@ func (a *readAhead) asked(loc envelope.Locator, took time.Duration) {
 		e.asked |= bit
 		if a.isFetched(e, now) {
 			a.used++
+			a.v.counts.aheadUsed.Add(1)
 		}
 	}
 	shown := a.used > aheadSlots && 2*a.used > a.fetched // the pattern, here or in another table
@@ -235,5 +236,6 @@ func (a *readAhead) decrypt(k aheadKey) error {
 		return fmt.Errorf("read ahead: %w", err)
 	}
 	dk.Plaintext.Wipe()
+	a.v.counts.aheadFetched.Add(1)
 	return nil
 }

@@ -157,6 +157,7 @@ type Vault struct {
 	scratch    scratchPool
 	sealings   sealingPool
 	groupCount atomic.Int64
+	counts     counts
 
 	keepEvery time.Duration
 	ctx       context.Context // ends when the vault is closed
