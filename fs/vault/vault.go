@@ -131,8 +131,8 @@ type Vault struct {
 	deadline time.Duration
 
 	keyMaxAge, confirmEvery time.Duration
-	epoch     atomic.Uint64               // counts purges
-	refused   atomic.Pointer[func(*Node)] // see OnRefused
+	epoch                   atomic.Uint64               // counts purges
+	refused                 atomic.Pointer[func(*Node)] // see OnRefused
 
 	root  *Node
 	nodes nodes

@@ -35,7 +35,6 @@ type worker struct {
 	now    func() int
 	random *rand.Rand
 	names  map[string]*name
-	err    error
 }
 
 func newWorker(dir string, now func() int, seed uint64) *worker {
