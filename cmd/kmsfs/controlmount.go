@@ -23,6 +23,7 @@ func (a *app) startControl(m *mounted, p mountPlan, log *slog.Logger) *controlSe
 	}
 	s := newControlServer(log)
 	s.handle("purge", m.purge)
+	s.handle("reencrypt", m.reencrypt(p))
 	s.handle("flush", func(ctx context.Context, _ json.RawMessage, send func(any) error) error { return m.flush(p, send) })
 	f := &freezer{m: m, p: p, log: log}
 	m.thaw = func() { f.letGo() }

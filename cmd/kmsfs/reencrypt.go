@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,7 +33,7 @@ type reencryptFlags struct {
 // addFlags defines the flags.
 func (r *reencryptFlags) addFlags(f *pflag.FlagSet) {
 	f.SortFlags = false
-	f.StringVar(&r.only, "only", "", "only the files at and below `PATH`, from the root of the vault")
+	f.StringVar(&r.only, "only", "", "only the files at and below `PATH`, on a mount or from the root of the vault")
 	f.StringVar(&r.when, "created-before", "", "only files whose data key was made before `TIME`, as 2026-01-02T03:04:05Z (default: the start of this run)")
 	f.StringVar(&r.older, "older-than", "", "only files whose data key is older than that `TIME`, as 720h")
 	f.StringVar(&r.from, "from", "", "only files whose data key is under this `CMK`, an alias, ARN or id, or key material id")
@@ -47,11 +48,12 @@ func (r *reencryptFlags) addFlags(f *pflag.FlagSet) {
 func (a *app) reencryptCommand() *cobra.Command {
 	var r reencryptFlags
 	cmd := &cobra.Command{
-		Use:   "reencrypt VAULT",
+		Use:   "reencrypt VAULT|MOUNTPOINT",
 		Short: "Give files new data keys",
 		Long: `Give the files of a vault new data keys, in place: all that is stored of them is encrypted anew. That is for data keys that may
-be known to somebody; to move to another CMK or its new key material, kmsfs rewrap does with a thousandth of the work. The vault
-must not be mounted meanwhile.
+be known to somebody; to move to another CMK or its new key material, kmsfs rewrap does with a thousandth of the work. Where the
+vault is mounted here, the daemon of the mount does it, and files are read and written meanwhile; it must not be mounted with
+--shared, or elsewhere.
 
 It may be interrupted at any moment, also by a power cut: files read as before, and the next run goes on. What a run has done
 the next one leaves alone if it is given the time that the first began, which each prints: --created-before TIME. Times, modes,
@@ -62,7 +64,7 @@ On a terminal there is a progress bar, elsewhere JSON lines.`,
 		Example: `  kmsfs reencrypt --dry-run ~/vault
   kmsfs reencrypt --only projects/secret ~/vault
   kmsfs reencrypt --older-than 8760h /srv/vault`,
-		Args: args("VAULT"),
+		Args: args("VAULT|MOUNTPOINT"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.reencrypt(cmd.Context(), &r, args[0]) },
 	}
 	r.addFlags(cmd.Flags())
@@ -88,13 +90,11 @@ func (r *reencryptFlags) finish(now time.Time) error {
 		}
 		r.before = now.Add(-d)
 	}
-	if _, err := keysource.KeyRef(r.from).Parse(); err != nil && r.from != "" && !isHex64(r.from) {
+	if _, err := keysource.KeyRef(r.from).Parse(); err != nil && r.from != "" && !isMaterialID(r.from) {
 		return faultf(errUsage, "%w", err)
 	}
 	return nil
 }
-
-func isHex64(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == "" }
 
 // reencrypt does it.
 func (a *app) reencrypt(ctx context.Context, r *reencryptFlags, path string) error {
@@ -105,52 +105,17 @@ func (a *app) reencrypt(ctx context.Context, r *reencryptFlags, path string) err
 	if err != nil {
 		return err
 	}
-	secret, _, err := r.source(a)
-	if err != nil {
+	r.only = onlyPath(p.Vault, r.only)
+	out := newReencryptOutput(a, r)
+	if m := mountsOf(p.Vault); len(m) > 0 {
+		err = a.reencryptMounted(ctx, m[0], r.request(), out)
+	} else {
+		err = a.reencryptUnmounted(ctx, r, p, out)
+	}
+	if errors.Is(err, errBeforeRun) {
 		return err
 	}
-	secret, forget := remembered(secret)
-	defer forget()
-	u, err := keysource.ParseURL(p.Keysource)
-	if err != nil {
-		return explain(err, p)
-	}
-	ks, err := openKeysource(ctx, p, p.Keysource, secret, nil)
-	if err != nil {
-		return explain(err, p)
-	}
-	keys, err := p.Keys.decorate(ks, u.Branch)
-	if err != nil {
-		ks.Close()
-		return err
-	}
-	defer keys.Close()
-	from, err := r.chooser(ctx, keys)
-	if err != nil {
-		return explain(err, p)
-	}
-	top, err := backing.OpenDir(p.Vault)
-	if err != nil {
-		return explain(err, p)
-	}
-	o := vault.Options{Deadline: p.Keys.timeout() + deadlineMargin, OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead}
-	if r.dryRun {
-		o.Access = vault.ReadOnly
-	}
-	v, err := vault.Open(ctx, top, keys, o)
-	if errors.Is(err, vault.ErrLocked) {
-		return hintf(faultf(err, "the vault %s is mounted: %w", p.Vault, err), "kmsfs umount MOUNTPOINT, on each host, then kmsfs reencrypt %s", quote(p.Vault))
-	}
-	if err != nil {
-		return explain(err, p)
-	}
-	run := &reencryption{v: v, o: vault.ReencryptOptions{Before: r.before, From: from, DryRun: r.dryRun}, out: newReencryptOutput(a, r)}
-	run.o.Progress = run.out.progress
-	err = run.all(ctx, r.only)
-	if e := v.Close(); err == nil && e != nil {
-		err = e
-	}
-	if e := run.out.finish(err); err == nil {
+	if e := out.finish(err); err == nil {
 		err = e
 	}
 	if !r.dryRun && (errors.Is(err, context.Canceled) || errors.Is(err, vault.ErrUnfinished)) {
@@ -159,14 +124,79 @@ func (a *app) reencrypt(ctx context.Context, r *reencryptFlags, path string) err
 	return err
 }
 
-// chooser returns what tells the records of --from; nil without it.
-func (r *reencryptFlags) chooser(ctx context.Context, ks keysource.Keysource) (func(*envelope.Record) bool, error) {
-	if r.from == "" {
+// errBeforeRun marks an error of before anything was looked at: there is no summary then.
+var errBeforeRun = errors.New("nothing was looked at")
+
+// beforeRun marks err.
+func beforeRun(err error) error {
+	if err == nil {
+		return nil
+	}
+	return notRun{err}
+}
+
+type notRun struct{ error }
+
+func (n notRun) Unwrap() []error { return []error{n.error, errBeforeRun} }
+
+// reencryptUnmounted opens the vault, alone, and goes through it.
+func (a *app) reencryptUnmounted(ctx context.Context, r *reencryptFlags, p mountPlan, out *reencryptOutput) error {
+	secret, _, err := r.source(a)
+	if err != nil {
+		return beforeRun(err)
+	}
+	secret, forget := remembered(secret)
+	defer forget()
+	u, err := keysource.ParseURL(p.Keysource)
+	if err != nil {
+		return beforeRun(explain(err, p))
+	}
+	ks, err := openKeysource(ctx, p, p.Keysource, secret, nil)
+	if err != nil {
+		return beforeRun(explain(err, p))
+	}
+	keys, err := p.Keys.decorate(ks, u.Branch)
+	if err != nil {
+		ks.Close()
+		return beforeRun(err)
+	}
+	defer keys.Close()
+	from, err := chooser(ctx, keys, r.from)
+	if err != nil {
+		return beforeRun(explain(err, p))
+	}
+	top, err := backing.OpenDir(p.Vault)
+	if err != nil {
+		return beforeRun(explain(err, p))
+	}
+	o := vault.Options{Deadline: p.Keys.timeout() + deadlineMargin, OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead}
+	if r.dryRun {
+		o.Access = vault.ReadOnly
+	}
+	v, err := vault.Open(ctx, top, keys, o)
+	if errors.Is(err, vault.ErrLocked) {
+		return beforeRun(hintf(faultf(err, "the vault %s is mounted elsewhere: %w", p.Vault, err), "kmsfs umount MOUNTPOINT there, then kmsfs reencrypt %s", quote(p.Vault)))
+	}
+	if err != nil {
+		return beforeRun(explain(err, p))
+	}
+	run := &reencryption{v: v, file: out.file,
+		o: vault.ReencryptOptions{Before: r.before, From: from, DryRun: r.dryRun, Progress: out.progress}}
+	err = run.all(ctx, r.only)
+	if e := v.Close(); err == nil && e != nil {
+		err = e
+	}
+	return err
+}
+
+// chooser returns what tells the records under a CMK or key material; nil where none is named.
+func chooser(ctx context.Context, ks keysource.Keysource, key string) (func(*envelope.Record) bool, error) {
+	if key == "" {
 		return nil, nil
 	}
 	arn := ""
-	if !isHex64(r.from) {
-		m, err := ks.DescribeKey(ctx, keysource.KeyRef(r.from))
+	if !isMaterialID(key) {
+		m, err := ks.DescribeKey(ctx, keysource.KeyRef(key))
 		if err != nil {
 			return nil, err
 		}
@@ -174,7 +204,7 @@ func (r *reencryptFlags) chooser(ctx context.Context, ks keysource.Keysource) (f
 	}
 	return func(rec *envelope.Record) bool {
 		for _, w := range rec.Wrappings {
-			if w.Kind == envelope.KindKeysource && (w.KeyARN == arn || w.KeyMaterialID == r.from) {
+			if w.Kind == envelope.KindKeysource && (w.KeyARN == arn || w.KeyMaterialID == key) {
 				return true
 			}
 		}
@@ -184,12 +214,13 @@ func (r *reencryptFlags) chooser(ctx context.Context, ks keysource.Keysource) (f
 
 // reencryption is a run over the files of a vault.
 type reencryption struct {
-	v   *vault.Vault
-	o   vault.ReencryptOptions
-	out *reencryptOutput
+	v    *vault.Vault
+	o    vault.ReencryptOptions
+	file func(vault.Reencrypted) // told of each file, by several goroutines
 
-	batch []*vault.Node // of small files
-	work  chan []*vault.Node
+	failed atomic.Int64
+	batch  []*vault.Node // of small files
+	work   chan []*vault.Node
 }
 
 // reencryptBatch is how many files get their records together.
@@ -204,7 +235,10 @@ func (r *reencryption) all(ctx context.Context, path string) error {
 			for nodes := range r.work {
 				if ctx.Err() == nil {
 					for _, f := range r.v.Reencrypt(ctx, nodes, r.o) {
-						r.out.file(f)
+						if f.Err != nil {
+							r.failed.Add(1)
+						}
+						r.file(f)
 					}
 				}
 				for _, n := range nodes {
@@ -224,8 +258,8 @@ func (r *reencryption) all(ctx context.Context, path string) error {
 		return context.Cause(ctx)
 	case err != nil:
 		return err
-	case r.out.failed() > 0:
-		return faultf(vault.ErrUnfinished, "%d files were not reencrypted, or not wholly; they read as before", r.out.failed())
+	case r.failed.Load() > 0:
+		return faultf(vault.ErrUnfinished, "%d files were not reencrypted, or not wholly; they read as before", r.failed.Load())
 	}
 	return nil
 }
@@ -242,7 +276,7 @@ func (r *reencryption) from(ctx context.Context, path string) error {
 			r.v.Forget(n, 1)
 		}
 		if err != nil {
-			return hintf(faultf(err, "--only %s: %w", path, err), "name a file or directory by its path from the root of the vault")
+			return hintf(faultf(err, "--only %s: %w", path, err), "name a file or directory on a mount of the vault, or its path from the root of the vault")
 		}
 		n = next
 	}

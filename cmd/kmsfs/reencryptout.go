@@ -83,20 +83,33 @@ func (o *reencryptOutput) file(f vault.Reencrypted) {
 	}
 	if f.Err != nil {
 		o.s.Failed++
-		if o.bar != nil {
-			_ = o.bar.Clear()
-			fmt.Fprintf(o.a.stderr, "kmsfs: %s\n", oneLine(f.Err.Error()))
-		} else {
-			_ = o.line("trouble", oneLine(f.Err.Error()))
-		}
+		o.trouble(oneLine(f.Err.Error()))
 	}
 	o.show()
 }
 
-func (o *reencryptOutput) failed() int64 {
+// trouble tells of a file that failed. o.mu is held.
+func (o *reencryptOutput) trouble(text string) {
+	if o.bar != nil {
+		_ = o.bar.Clear()
+		fmt.Fprintf(o.a.stderr, "kmsfs: %s\n", text)
+	} else {
+		_ = o.line("trouble", text)
+	}
+}
+
+// add counts what the daemon of a mount has done.
+func (o *reencryptOutput) add(part reencryptPart) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.s.Failed
+	o.s.Files += part.Files
+	o.s.Done += part.Done
+	o.s.Bytes += part.Bytes
+	o.s.Failed += int64(len(part.Troubles))
+	for _, text := range part.Troubles {
+		o.trouble(text)
+	}
+	o.show()
 }
 
 // line prints a JSON line. o.mu is held.

@@ -209,16 +209,24 @@ func rewrapChain(ctx context.Context, p mountPlan, secret passphrase.Source, o r
 	return b, u, nil
 }
 
-// subtree finds the files of --only: a path on the mount of the vault, or from its root.
-func (r *rewrapFlags) subtree(ctx context.Context, p mountPlan, ks keysource.Keysource) (map[envelope.FileID]bool, error) {
-	path := r.only
+// onlyPath is a path on a mount of a vault, or from its root, as one from its root.
+func onlyPath(vault, path string) string {
+	if path == "" {
+		return path
+	}
 	if real, err := resolve(path); err == nil {
-		for _, m := range mountsOf(p.Vault) {
+		for _, m := range mountsOf(vault) {
 			if rel, err := filepath.Rel(m.Mountpoint, real); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
 				path = rel
 			}
 		}
 	}
+	return path
+}
+
+// subtree finds the files of --only: a path on the mount of the vault, or from its root.
+func (r *rewrapFlags) subtree(ctx context.Context, p mountPlan, ks keysource.Keysource) (map[envelope.FileID]bool, error) {
+	path := onlyPath(p.Vault, r.only)
 	top, err := backing.OpenDir(p.Vault)
 	if err != nil {
 		return nil, err
