@@ -2,6 +2,7 @@ package vault
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -63,8 +64,11 @@ func (w *configWatch) look() {
 		return
 	}
 	first := w.seen == fingerprint{}
-	w.seen = is
-	if err := w.reread(first); err != nil {
+	err = w.reread(first)
+	if err == nil || errors.Is(err, envelope.ErrCorrupt) || errors.Is(err, envelope.ErrUnsupported) || errors.Is(err, envelope.ErrWrongKey) {
+		w.seen = is // else it is read again
+	}
+	if err != nil {
 		w.v.log.Error("vault.json was changed, and is not used: the config read before stays", "err", err)
 	}
 }
@@ -73,7 +77,14 @@ func (w *configWatch) look() {
 func (w *configWatch) reload() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.reread(true)
+	st, err := w.v.ctlDir.StatAt(configName)
+	if err != nil {
+		return err
+	}
+	if err = w.reread(true); err == nil {
+		w.seen = fingerprint{st.Ino, st.Dev, st.Size, st.Mtim}
+	}
+	return err
 }
 
 // reread reads the config. The first time it may be the one that Open has read.

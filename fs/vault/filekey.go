@@ -31,6 +31,10 @@ func noKey(err error) error {
 // name of its table: it may have been rewrapped, and its old CMK be gone.
 func (v *Vault) fileKey(ctx context.Context, loc envelope.Locator, id envelope.FileID) (*envelope.FileKey, *previous, error) {
 	r, err := v.record(loc, id)
+	if errors.Is(err, ErrNoKey) { // what is kept open of the table may be old
+		r, err = v.sidecar.Reread(loc, id)
+		err = noKey(err)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

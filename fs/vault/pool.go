@@ -372,6 +372,10 @@ func (p *pool) gather() {
 // way.
 func (p *pool) close() {
 	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
 	p.closed = true
 	p.todo = 0
 	close(p.stopping)

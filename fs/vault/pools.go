@@ -53,6 +53,12 @@ func (s *pools) of(key string) *pool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.zones[key]
+	if p == nil && s.closed {
+		p = &pool{}
+		p.start(s.v, key)
+		p.closed = true
+		return p
+	}
 	if p == nil {
 		if len(s.zones) >= zonesAtHand {
 			oldest := ""
@@ -68,11 +74,7 @@ func (s *pools) of(key string) *pool {
 		}
 		p = &pool{}
 		p.start(s.v, key)
-		if s.closed {
-			p.closed = true
-		} else {
-			s.zones[key] = p
-		}
+		s.zones[key] = p
 	}
 	s.used[key] = s.v.now()
 	return p

@@ -249,8 +249,8 @@ func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 	}
 	_, err = f.WriteAt(b, 0)
 	if old, e := dir.StatAt(name); err == nil && e == nil && (old.UID != uint32(os.Geteuid()) || old.GID != uint32(os.Getegid())) {
-		if err = f.Chown(old.UID, old.GID); errors.Is(err, syscall.EPERM) {
-			err = nil
+		if err = f.Chown(old.UID, old.GID); errors.Is(err, syscall.EPERM) && old.UID == uint32(os.Geteuid()) {
+			err = nil // the group may differ, the owner could not use it any more
 		}
 	}
 	if err == nil {

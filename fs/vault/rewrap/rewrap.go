@@ -170,8 +170,14 @@ func (r *run) all(ctx context.Context) error {
 			return err
 		}
 		r.o.Force = false // what was current is done
-		if err := r.tables(ctx, 2); err != nil {
-			return err
+		for range 5 {     // what another has changed meanwhile is looked at again
+			before := r.counts.meanwhile.Load()
+			if err := r.tables(ctx, 2); err != nil {
+				return err
+			}
+			if r.counts.meanwhile.Load() == before {
+				break
+			}
 		}
 	}
 	if n := r.counts.failed.Load() + r.counts.damaged.Load(); n > 0 {

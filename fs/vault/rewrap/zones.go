@@ -18,6 +18,8 @@ import (
 type zones struct {
 	of    map[envelope.FileID]keysource.KeyRef // "": that of the config
 	began time.Time
+	// incomplete: something was moved or removed during the walk, or cannot be read. What was not met may have a zone.
+	incomplete bool
 }
 
 // recent is how long before the walk a record may have been made that may belong to a file that the walk has not met yet.
@@ -53,18 +55,22 @@ func (z *zones) walk(ctx context.Context, dir backing.Dir, zone keysource.KeyRef
 		if e.Kind == 0 {
 			st, err := dir.StatAt(e.Name)
 			if err != nil {
+				z.incomplete = true
 				continue
 			}
 			e.Kind = st.Mode & syscall.S_IFMT
 		}
 		switch e.Kind {
 		case syscall.S_IFREG:
-			if h, ok := headerOf(dir, e.Name); ok {
+			h, ok, err := headerOf(dir, e.Name)
+			if ok {
 				z.of[h.ID] = zone
 			}
+			z.incomplete = z.incomplete || err != nil
 		case syscall.S_IFDIR:
 			sub, err := dir.OpenDir(e.Name)
 			if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
+				z.incomplete = true
 				continue
 			}
 			if err != nil {
@@ -108,29 +114,31 @@ func zoneOf(dir backing.Dir) (keysource.KeyRef, error) {
 	return keysource.KeyRef(zone), err
 }
 
-// headerOf reads the header of a stored file; false for one without a key, and for what is gone or damaged.
-func headerOf(dir backing.Dir, name string) (envelope.Header, bool) {
+// headerOf reads the header of a stored file; false for one without a key, or a damaged one. An error says that it cannot be
+// read, or is gone.
+func headerOf(dir backing.Dir, name string) (h envelope.Header, ok bool, err error) {
 	f, err := dir.Open(name, syscall.O_RDONLY, 0)
 	if err != nil {
-		return envelope.Header{}, false
+		return h, false, err
 	}
 	defer f.Close()
 	b := make([]byte, envelope.HeaderSize)
-	if n, err := f.ReadAt(b, 0); err != nil || n < len(b) {
-		return envelope.Header{}, false
+	n, err := f.ReadAt(b, 0)
+	if err != nil || n < len(b) {
+		return h, false, err
 	}
-	h, err := envelope.ParseHeader(b)
-	return h, err == nil
+	h, damage := envelope.ParseHeader(b)
+	return h, damage == nil, nil
 }
 
 // goal is the CMK that the first wrapping of a record is to be of. A record of no file is to be under that of the config,
-// unless it was made lately: its file may have been made since the walk, and its CMK is then the right one.
+// unless the walk may have missed its file, also one that was made since: it stays under its CMK then.
 func (z *zones) goal(rec *envelope.Record, base keysource.KeyRef) keysource.KeyRef {
 	zone, ok := z.of[rec.ID]
 	switch {
 	case zone != "":
 		return zone
-	case !ok && rec.Created > z.began.Add(-recent).UnixNano():
+	case !ok && (z.incomplete || rec.Created > z.began.Add(-recent).UnixNano()):
 		return keysource.KeyRef(rec.Wrappings[0].KeyARN)
 	}
 	return base

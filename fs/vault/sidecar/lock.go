@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 
 	"kmsfs/fs/backing"
@@ -53,15 +54,14 @@ func (s *Sidecar) lock() error {
 
 // openLock opens the lock. Where root makes it, it is for the owner of the vault to use too.
 func (s *Sidecar) openLock() (backing.File, error) {
-	f, err := s.ctl.Open(lockName, syscall.O_RDWR, 0)
-	if !errors.Is(err, syscall.ENOENT) {
-		return f, err
-	}
 	like, err := s.keys.Stat()
 	if err != nil {
 		return nil, err
 	}
-	f, err = s.ctl.Open(lockName, syscall.O_RDWR|syscall.O_CREAT, 0o600)
+	f, err := s.ctl.Open(lockName, syscall.O_RDWR, 0)
+	if errors.Is(err, syscall.ENOENT) {
+		f, err = s.ctl.Open(lockName, syscall.O_RDWR|syscall.O_CREAT, 0o600)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -72,14 +72,19 @@ func (s *Sidecar) openLock() (backing.File, error) {
 	return f, nil
 }
 
-// own gives f the owner of like, where it differs and this process may.
+// own gives f the owner of like, where it differs. Where this process may not, the group is let differ, and the owner is
+// not: he could not use f any more.
 func own(f backing.File, like backing.Stat) error {
 	st, err := f.Stat()
 	if err != nil || st.UID == like.UID && st.GID == like.GID {
 		return err
 	}
-	if err := f.Chown(like.UID, like.GID); err != nil && !errors.Is(err, syscall.EPERM) {
-		return err
+	err = f.Chown(like.UID, like.GID)
+	if errors.Is(err, syscall.EPERM) && st.UID == like.UID {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("give a file of .kmsfs to user %d, whose vault it is: %w", like.UID, err)
 	}
 	return nil
 }

@@ -42,8 +42,8 @@ func TestOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	table := filepath.Join(dir, "keys", envelope.TableName(locs[0].Table))
-	if err := os.Chown(table, user, user); err != nil {
-		t.Fatal(err)
+	if st, err := os.Stat(table); err != nil || st.Sys().(*syscall.Stat_t).Uid != user {
+		t.Errorf("a table that root begins is not its owner's: %v, %v", st, err)
 	}
 	if left, err := s.Replace(locs[0].Table, []sidecar.Change{{Slot: 1, Seen: seen(t, s, locs[0].Table)[1], Record: record(0, "new", 1)}}); err != nil || len(left) > 0 {
 		t.Fatal(left, err)

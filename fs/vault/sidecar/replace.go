@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"syscall"
 
 	"kmsfs/envelope"
@@ -84,6 +85,9 @@ func (s *Sidecar) replace(id uint64, changes []Change) (left []uint32, err error
 	}
 	h.SlotSize = uint32(grown)
 	if err = own(f, st); err == nil {
+		err = f.Chmod(st.Mode & 0o777) // whatever the umask
+	}
+	if err == nil {
 		if err = copyTable(f, old, h, z, still); err == nil {
 			err = f.Sync()
 		}
@@ -148,9 +152,13 @@ func copyTable(f, old backing.File, h envelope.TableHeader, z int, changes []Cha
 			return err
 		}
 		if slots < partSlots {
-			return nil
+			break
 		}
 	}
+	if len(changes) > 0 {
+		return fmt.Errorf("%d changes are not in the order of their slots", len(changes))
+	}
+	return nil
 }
 
 // writeFull writes b but for the pages of zeros at its end and within it, which stay holes; the file is as long as if it

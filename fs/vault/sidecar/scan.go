@@ -131,7 +131,9 @@ func (s *Sidecar) ScanTable(ctx context.Context, id uint64, f func(*Part) error)
 		if err := f(p); err != nil || p.Last {
 			return err
 		}
-		first += partSlots
+		if first += partSlots; first == 0 {
+			return f(&Part{Table: id, SlotSize: int(h.SlotSize), Created: h.Created, Last: true, Err: fmt.Errorf("%w: more than 2^32 slots", envelope.ErrCorrupt)})
+		}
 	}
 }
 

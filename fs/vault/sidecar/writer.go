@@ -153,9 +153,16 @@ func (w *Writer) begin(slotSize int) error {
 	if err != nil {
 		return err
 	}
+	like, err := w.s.keys.Stat()
+	if err == nil {
+		err = own(f, like)
+	}
 	h := envelope.TableHeader{SlotSize: uint32(slotSize), ID: id, Volume: w.s.volume, Created: w.now().UnixNano()}
 	b := make([]byte, slotSize)
-	if err = h.Marshal(b); err == nil {
+	if err == nil {
+		err = h.Marshal(b)
+	}
+	if err == nil {
 		_, err = f.WriteAt(b, 0)
 	}
 	if err == nil {
