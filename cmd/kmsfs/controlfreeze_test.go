@@ -21,7 +21,7 @@ func TestCtlFreeze(t *testing.T) {
 	go func() { changed <- os.Mkdir(b.dir+"/p/dir", 0o700) }()
 	select {
 	case err := <-changed:
-		t.Errorf("something was changed on a frozen mount: %v", err)
+		t.Fatalf("something was changed on a frozen mount: %v", err)
 	case <-time.After(300 * time.Millisecond):
 	}
 	if got, err := os.ReadFile(b.dir + "/p/before"); err != nil || string(got) != "kept" {
