@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
+	"sync"
 	"time"
 
 	"kmsfs/fs/backing"
@@ -19,7 +20,21 @@ const (
 	autoRewrapFirst = 2 * time.Second // after the mount
 	autoRewrapRPS   = 50.0            // of a KMS, whose other users go first
 	autoRewrapCalls = 4
+	autoRewrapEnd   = 2 * time.Second // is waited for at the end of the mount: a call may hang, and the keysource ends it
 )
+
+// waitFor waits for g, and no longer than the time.
+func waitFor(g *sync.WaitGroup, most time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		g.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(most):
+	}
+}
 
 // autoRewrap rewraps what is behind the current key material or CMK, at first soon and then every so often, until ctx ends.
 // Hosts of a shared vault do not begin at the same time.
@@ -65,16 +80,16 @@ func (m *mounted) rewrapOnce(ctx context.Context, p mountPlan, log *slog.Logger)
 	if err != nil || found.Behind == 0 && !found.VolumeKey {
 		return err
 	}
-	log.Info("automatic rewrap begins", "keys", found.Behind)
+	log.Warn("automatic rewrap begins", "keys", found.Behind)
 	o.DryRun, o.Concurrency, o.RPS = false, autoRewrapCalls, autoRewrapRPS
 	if u, err := keysource.ParseURL(m.vault.Config().Keysource); err == nil && u.Scheme == keysource.SchemeLocal {
 		o.Concurrency, o.RPS = max(1, runtime.NumCPU()/4), 2000
 	}
 	done, err := rewrap.Run(ctx, top, ks, o)
 	if errors.Is(err, context.Canceled) {
-		log.Info("automatic rewrap was interrupted by the end of the mount; it goes on with the next", "keys", done.Rewrapped)
+		log.Warn("automatic rewrap was interrupted by the end of the mount; it goes on with the next", "keys", done.Rewrapped)
 		return err
 	}
-	log.Info("automatic rewrap ended", "keys", done.Rewrapped, "failed", done.Failed, "err", err)
+	log.Warn("automatic rewrap ended", "keys", done.Rewrapped, "failed", done.Failed)
 	return err
 }

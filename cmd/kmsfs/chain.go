@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime/debug"
+	"sync/atomic"
 
 	"kmsfs/envelope"
 	kfs "kmsfs/fs"
@@ -17,11 +18,12 @@ import (
 
 // mounted is a chain from key store to kernel.
 type mounted struct {
-	keys    keysource.Keysource
-	vault   *vault.Vault
-	server  *kfs.Server
-	metrics *mountMetrics
-	thaw    func() // nil where nothing can freeze it
+	keys         keysource.Keysource
+	vault        *vault.Vault
+	server       *kfs.Server
+	metrics      *mountMetrics
+	thaw         func()      // nil where nothing can freeze it
+	reencrypting atomic.Bool // one at a time
 }
 
 // keysAhead is how many data keys a mount decrypts ahead of need; the cache has room for more.

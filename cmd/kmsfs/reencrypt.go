@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -228,6 +227,9 @@ const reencryptBatch = 128
 
 // all goes through the files at and below path.
 func (r *reencryption) all(ctx context.Context, path string) error {
+	if !r.o.DryRun {
+		r.v.Purge() // keys made ahead are not to be those of files that come later
+	}
 	r.work = make(chan []*vault.Node)
 	var wg sync.WaitGroup
 	for range max(runtime.NumCPU(), 2) {
@@ -283,6 +285,15 @@ func (r *reencryption) from(ctx context.Context, path string) error {
 	return r.walk(ctx, n)
 }
 
+// trouble counts what cannot be looked at; what is gone is no trouble.
+func (r *reencryption) trouble(err error) {
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESTALE) || errors.Is(err, vault.ErrStale) {
+		return
+	}
+	r.failed.Add(1)
+	r.file(vault.Reencrypted{Err: err})
+}
+
 // walk goes through n, of which it has a reference to give up, and what is below.
 func (r *reencryption) walk(ctx context.Context, n *vault.Node) error {
 	if n.Kind() == syscall.S_IFREG {
@@ -307,18 +318,17 @@ func (r *reencryption) walk(ctx context.Context, n *vault.Node) error {
 		entries = append(entries, e)
 		return true
 	}); err != nil {
-		return err
+		r.trouble(err)
+		return ctx.Err()
 	}
 	for _, e := range entries {
 		if e.Kind != 0 && e.Kind != syscall.S_IFREG && e.Kind != syscall.S_IFDIR {
 			continue
 		}
 		child, _, err := r.v.LookupStored(n, e.Stored)
-		if errors.Is(err, syscall.ENOENT) {
-			continue
-		}
 		if err != nil {
-			return fmt.Errorf("%w", err)
+			r.trouble(err)
+			continue
 		}
 		if err := r.walk(ctx, child); err != nil {
 			return err

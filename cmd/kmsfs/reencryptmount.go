@@ -62,6 +62,10 @@ func (m *mounted) reencrypt(p mountPlan) controlHandler {
 			return hintf(faultf(errUsage, "%s is mounted with --shared", p.Vault),
 				"kmsfs umount it on each host, then kmsfs reencrypt %s", quote(p.Vault))
 		}
+		if !m.reencrypting.CompareAndSwap(false, true) {
+			return hintf(faultf(errBusy, "%s is being reencrypted by another command", p.Vault), "try again when it has ended")
+		}
+		defer m.reencrypting.Store(false)
 		from, err := chooser(ctx, m.keys, request.From)
 		if err != nil {
 			return explain(err, p)

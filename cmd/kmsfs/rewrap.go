@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -67,6 +68,9 @@ plaintext, and neither kms:Decrypt nor kms:Encrypt is needed, but for --only, --
 that CMK.
 
 Files in an encryption zone come under the CMK of the zone, all others under that of the vault; with --to all under that CMK.
+
+With --shard, run all shards, on as many machines as there are, and then kmsfs rewrap VAULT once more without it: that does what
+belongs to no shard, and what files were made meanwhile.
 
 What was done is saved every 5 seconds, and when it is interrupted; the next run does the rest, and one after that nothing. A key
 that cannot be rewrapped stays as it is, and the exit code says so. While the keysource throttles it is asked less often.
@@ -146,6 +150,9 @@ func (a *app) rewrap(ctx context.Context, r *rewrapFlags, path string) error {
 		return explain(err, p)
 	}
 	defer top.Close()
+	if a.env("GOGC") == "" {
+		debug.SetGCPercent(gcPercent) // little is in use
+	}
 	out, err := newRewrapOutput(a, r)
 	if err != nil {
 		return err

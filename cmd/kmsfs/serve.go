@@ -55,7 +55,7 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 	}
 	unmounted := m.untilUnmounted(p, log, signals)
 	cancel()
-	background.Wait()
+	waitFor(&background, autoRewrapEnd)
 	pages.stop()
 	control.stop()
 	if unmounted {

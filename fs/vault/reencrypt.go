@@ -55,9 +55,12 @@ type renewal struct {
 	record *envelope.Record
 	failed uint64 // syncs of the file that had failed when it began
 	went   bool   // all of it is under the new key, perhaps not durably
-	dry    bool
-	atime  backing.Timespec // before its header was read
-	out    *Reencrypted
+	// again: it had been begun before. What opens under the new key may be in memory alone, after a sync that failed, here or in
+	// another process: all is sealed and written anew.
+	again bool
+	dry   bool
+	atime backing.Timespec // before its header was read
+	out   *Reencrypted
 }
 
 // Reencrypt gives files new data keys, in place: all that is stored of them is sealed anew, chunk by chunk, while they are
@@ -129,6 +132,10 @@ func (v *Vault) chosen(ctx context.Context, n *Node, o ReencryptOptions) (w *ren
 			}
 			return nil, n.fail("reencrypt", err)
 		}
+		if !o.Before.IsZero() && r.Created > v.now().Add(time.Minute).UnixNano() {
+			return nil, n.fail("reencrypt", fmt.Errorf("%w: its key was made at %s, which is to come: no clock tells whether it has been renewed",
+				ErrUnfinished, time.Unix(0, r.Created).UTC().Format(time.RFC3339)))
+		}
 		if !o.Before.IsZero() && r.Created >= o.Before.UnixNano() || o.From != nil && !o.From(r) {
 			return nil, nil
 		}
@@ -140,7 +147,7 @@ func (v *Vault) chosen(ctx context.Context, n *Node, o ReencryptOptions) (w *ren
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.keyLoc != loc || f.renewing && !o.DryRun { // somebody else is at it
+	if f.keyLoc != loc || f.renewing && !o.DryRun { // somebody else is at it, under another name perhaps, and will tell
 		return nil, nil
 	}
 	if !o.DryRun {
@@ -258,13 +265,17 @@ var errOvertaken = errors.New("vault: it has got another key meanwhile")
 func (w *renewal) renew(ctx context.Context, o ReencryptOptions) error {
 	f := w.f
 	if w.old != nil {
-		began, err := w.begin(ctx)
+		var began bool
+		err := ctx.Err()
+		if err == nil {
+			began, err = w.begin(ctx)
+		}
 		if !began {
 			f.v.keeper.erase(w.new.loc)
 			w.new.key.Wipe()
 		}
 		if errors.Is(err, errOvertaken) {
-			return nil
+			return w.overtaken()
 		}
 		if err != nil {
 			return err
@@ -276,6 +287,7 @@ func (w *renewal) renew(ctx context.Context, o ReencryptOptions) error {
 			return nil
 		}
 	} else {
+		w.again = true
 		f.mu.RLock()
 		w.old, w.failed = f.prev, failures(f.bf)
 		w.new.loc, w.new.key = f.loc, f.key
@@ -290,7 +302,7 @@ func (w *renewal) renew(ctx context.Context, o ReencryptOptions) error {
 		}
 		now, err := w.part(ctx, next, o)
 		if errors.Is(err, errOvertaken) {
-			return nil
+			return w.overtaken()
 		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrUnfinished, err)
@@ -301,6 +313,16 @@ func (w *renewal) renew(ctx context.Context, o ReencryptOptions) error {
 		next = now
 	}
 	w.went = true
+	return nil
+}
+
+// overtaken says what became of a file that has other keys now: it may be between two of them.
+func (w *renewal) overtaken() error {
+	w.f.mu.RLock()
+	defer w.f.mu.RUnlock()
+	if w.f.prev != nil {
+		return ErrUnfinished
+	}
 	return nil
 }
 
@@ -328,6 +350,13 @@ func (w *renewal) begin(ctx context.Context) (began bool, err error) {
 	defer f.leaveWrite()
 	if f.prev != nil || f.keyLoc != w.old.loc || f.key == nil || f.id != w.new.id {
 		return false, errOvertaken
+	}
+	st, err := f.bf.Stat()
+	if err == nil {
+		err = f.bf.Utimes(st.Atim, st.Mtim) // who cannot put them back leaves the file alone
+	}
+	if err != nil {
+		return false, err
 	}
 	err = f.keepingTimes(func() (err error) {
 		switch f.form {
@@ -414,7 +443,7 @@ func (w *renewal) part(ctx context.Context, from uint64, o ReencryptOptions) (ne
 	var bytes int64
 	do := func() error {
 		return f.keepingTimes(func() (err error) {
-			next, bytes, err = f.renewFrom(from)
+			next, bytes, err = f.renewFrom(from, w.again)
 			return err
 		})
 	}
@@ -432,8 +461,8 @@ func (w *renewal) part(ctx context.Context, from uint64, o ReencryptOptions) (ne
 }
 
 // renewFrom seals anew what is not under the new key from chunk from on, at most writeMost bytes or a group of it, and
-// returns where to go on. f.mu is held for writing.
-func (f *file) renewFrom(from uint64) (next uint64, bytes int64, err error) {
+// returns where to go on; again says that all is sealed anew. f.mu is held for writing.
+func (f *file) renewFrom(from uint64, again bool) (next uint64, bytes int64, err error) {
 	switch {
 	case f.form == formInline && from == 0: // which of the two is in place is not known after a failure
 		return allChunks, f.size, f.writeInline(append([]byte(nil), f.inline...))
@@ -456,7 +485,7 @@ func (f *file) renewFrom(from uint64) (next uint64, bytes int64, err error) {
 	end := n*envelope.ChunksPerGroup + uint64(f.v.chunksIn(n, f.size))
 	to := min(end, from+uint64(writeMost/c))
 	if !g.fresh && from < to {
-		if err := f.renewChunks(g, from, to); err != nil {
+		if err := f.renewChunks(g, from, to, again); err != nil {
 			return 0, 0, err
 		}
 	}
@@ -464,14 +493,14 @@ func (f *file) renewFrom(from uint64) (next uint64, bytes int64, err error) {
 		return to, min(int64(to)*c, f.size) - int64(from)*c, nil
 	}
 	// The rest of its sectors, which have holes and presence bits alone, and its header. Slots are as they are in place.
-	if g, err = f.group(n); err == nil && g.stale && !g.fresh {
+	if g, err = f.group(n); err == nil && (g.stale || again) && !g.fresh {
 		err = f.writeGroup(g)
 	}
 	return (n + 1) * envelope.ChunksPerGroup, max(min(int64(to)*c, f.size)-int64(from)*c, 0), err
 }
 
 // renewChunks seals the chunks [from, to) of g anew that are not holes, nor under the new key already.
-func (f *file) renewChunks(g *group, from, to uint64) error {
+func (f *file) renewChunks(g *group, from, to uint64, again bool) error {
 	c := f.v.geo.ChunkSize()
 	buf := f.v.buffers.get(int(int64(to-from)*c) + envelope.TagSize)
 	defer f.v.buffers.put(buf)
@@ -494,7 +523,8 @@ func (f *file) renewChunks(g *group, from, to uint64) error {
 		if err != nil {
 			return err
 		}
-		run = append(run, old)
+		cur, _ := g.blk.Slot(int(chunk % envelope.ChunksPerGroup))
+		run = append(run, old || again && !cur.IsZero() && f.pending[chunk] == nil)
 	}
 	for i := 0; i < len(run); i++ {
 		k := i
@@ -514,7 +544,7 @@ func (f *file) renewChunks(g *group, from, to uint64) error {
 	return nil
 }
 
-// openOld opens a chunk that is not under the new key alone; old is false for one that is, and for a hole.
+// openOld opens a chunk into dst, zeros behind it; old is false for one that is under the new key, and for a hole.
 func (f *file) openOld(g *group, chunk uint64, stored, dst []byte, s *envelope.Scratch) (old bool, err error) {
 	i := int(chunk % envelope.ChunksPerGroup)
 	cur, _ := g.blk.Slot(i)
@@ -522,6 +552,7 @@ func (f *file) openOld(g *group, chunk uint64, stored, dst []byte, s *envelope.S
 		return false, nil
 	}
 	if int(cur.Length) <= len(stored) && g.key.OpenChunk(dst, stored[:cur.Length], cur, chunk, s) == nil {
+		clear(dst[cur.Length:])
 		return false, nil
 	}
 	n, which, err := f.openSlot(g, i, stored, dst, s)
@@ -614,7 +645,10 @@ func (v *Vault) forgetPrevious(table uint64, ww []*renewal) error {
 				return err
 			}
 			seen := append([]byte(nil), b[:min(len(b), slotSize)]...)
-			if r, err = envelope.ParseRecord(seen); err != nil {
+			if r, err = envelope.ParseRecord(seen); errors.Is(err, envelope.ErrErased) {
+				continue
+			}
+			if err != nil {
 				return err
 			}
 			changes = append(changes, sidecar.Change{Slot: w.new.loc.Slot, Seen: seen, Record: r.WithoutPrevious()})
@@ -635,10 +669,10 @@ func (w *renewal) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w.out.Done = true
-	if f.prev == nil || f.keyLoc != w.new.loc { // emptied meanwhile: who did that gave up both
+	f.v.keeper.erase(w.old.loc)                 // no record names it any more
+	if f.prev == nil || f.keyLoc != w.new.loc { // emptied meanwhile, or to be read anew
 		return
 	}
-	f.v.keeper.erase(f.prev.loc)
 	f.prev.key.Wipe()
 	f.prev = nil
 	f.gmu.Lock()

@@ -605,3 +605,26 @@ func TestReencryptHeaderInMemory(t *testing.T) {
 		}
 	}
 }
+
+// TestReencryptFuture: a key that was made by a clock that was ahead is not silently taken for a new one.
+func TestReencryptFuture(t *testing.T) {
+	ks := testStore(t)
+	at, _ := inMemory()
+	makeVault(t, at, ks, 0)
+	v := openVault(t, at, ks, vault.Options{Now: func() time.Time { return time.Now().Add(2 * time.Hour) }})
+	createFiles(t, v, 1)
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v = openVault(t, at, ks, vault.Options{})
+	defer v.Close()
+	n := walkTo(t, v, "f0000")
+	r := v.Reencrypt(ctx, []*vault.Node{n}, vault.ReencryptOptions{Before: time.Now()})
+	if r[0].Done || !errors.Is(r[0].Err, vault.ErrUnfinished) {
+		t.Errorf("%+v", r[0])
+	}
+	r = v.Reencrypt(ctx, []*vault.Node{n}, vault.ReencryptOptions{})
+	if !r[0].Done || r[0].Err != nil {
+		t.Errorf("whatever its age: %+v", r[0])
+	}
+}
