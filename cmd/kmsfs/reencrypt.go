@@ -108,7 +108,7 @@ func (a *app) reencrypt(ctx context.Context, r *reencryptFlags, path string) err
 	r.only = onlyPath(p.Vault, r.only)
 	out := newReencryptOutput(a, r)
 	if m := mountsOf(p.Vault); len(m) > 0 {
-		err = a.reencryptMounted(ctx, m[0], r.request(), out)
+		err = a.reencryptMounted(ctx, mountNamed(m, path), r.request(), out)
 	} else {
 		err = a.reencryptUnmounted(ctx, r, p, out)
 	}
@@ -122,6 +122,23 @@ func (a *app) reencrypt(ctx context.Context, r *reencryptFlags, path string) err
 		err = hintf(err, "kmsfs reencrypt --created-before %s %s goes on where this run ended", r.before.UTC().Format(time.RFC3339Nano), quote(p.Vault))
 	}
 	return err
+}
+
+// mountNamed is the one of mounts that is on path, else the first that may write, else the first.
+func mountNamed(mounts []mountEntry, path string) mountEntry {
+	if real, err := resolve(path); err == nil {
+		for _, m := range mounts {
+			if m.Mountpoint == real {
+				return m
+			}
+		}
+	}
+	for _, m := range mounts {
+		if _, ro := m.has("ro"); !ro {
+			return m
+		}
+	}
+	return mounts[0]
 }
 
 // errBeforeRun marks an error of before anything was looked at: there is no summary then.
@@ -234,7 +251,10 @@ func (r *reencryption) all(ctx context.Context, path string) error {
 		wg.Go(func() {
 			for nodes := range r.work {
 				if ctx.Err() == nil {
-					for _, f := range r.v.Reencrypt(ctx, nodes, r.o) {
+					for i, f := range r.v.Reencrypt(ctx, nodes, r.o) {
+						if f.Err != nil && r.gone(nodes[i]) {
+							continue
+						}
 						if f.Err != nil {
 							r.failed.Add(1)
 						}
@@ -299,14 +319,17 @@ func (r *reencryption) walk(ctx context.Context, n *vault.Node) error {
 	if n != r.v.Root() {
 		defer r.v.Forget(n, 1)
 	}
-	if n.Kind() != syscall.S_IFDIR {
-		return nil
+	if n.Kind() != syscall.S_IFDIR || ctx.Err() != nil {
+		return ctx.Err()
 	}
 	var entries []vault.DirEntry
 	if err := r.v.ReadDir(n, func(e vault.DirEntry) bool {
 		entries = append(entries, e)
 		return true
 	}); err != nil {
+		if r.gone(n) {
+			return nil
+		}
 		return err
 	}
 	for _, e := range entries {
@@ -314,7 +337,7 @@ func (r *reencryption) walk(ctx context.Context, n *vault.Node) error {
 			continue
 		}
 		child, _, err := r.v.LookupStored(n, e.Stored)
-		if errors.Is(err, syscall.ENOENT) {
+		if errors.Is(err, syscall.ENOENT) || err != nil && r.gone(n) {
 			continue
 		}
 		if err != nil {
@@ -325,4 +348,10 @@ func (r *reencryption) walk(ctx context.Context, n *vault.Node) error {
 		}
 	}
 	return nil
+}
+
+// gone says whether n has been deleted since it was found. What fails of it then is no matter.
+func (r *reencryption) gone(n *vault.Node) bool {
+	st, err := r.v.Attr(n)
+	return errors.Is(err, vault.ErrStale) || errors.Is(err, syscall.ENOENT) || err == nil && st.Nlink == 0
 }

@@ -62,6 +62,10 @@ func (m *mounted) reencrypt(p mountPlan) controlHandler {
 			return hintf(faultf(errUsage, "%s is mounted with --shared", p.Vault),
 				"kmsfs umount it on each host, then kmsfs reencrypt %s", quote(p.Vault))
 		}
+		if p.ReadOnly && !request.DryRun {
+			return hintf(faultf(vault.ErrReadOnly, "%s is mounted read-only at %s", p.Vault, p.Mountpoint),
+				"kmsfs umount %s, then kmsfs reencrypt %s", quote(p.Mountpoint), quote(p.Vault))
+		}
 		from, err := chooser(ctx, m.keys, request.From)
 		if err != nil {
 			return explain(err, p)
