@@ -15,6 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
 )
 
 // reencrypted runs reencrypt, which must succeed, and returns its summary.
@@ -370,4 +373,70 @@ func TestReencryptChanging(t *testing.T) {
 	b.ok("mount --read-only v p")
 	b.fails(22, "read-only", "umount", "reencrypt p")
 	b.ok("umount p")
+}
+
+// TestReencryptGone: a file and a directory that are deleted after they were found are passed over.
+func TestReencryptGone(t *testing.T) {
+	b := newBench(t)
+	b.ok("init --key-store keys v")
+	cfg, err := readConfig(b.dir + "/v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ks, err := openKeysource(t.Context(), mountPlan{Vault: b.dir + "/v"}, cfg.Keysource, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ks.Close()
+	open := func() *vault.Vault {
+		top, err := backing.OpenDir(b.dir + "/v")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := vault.Open(t.Context(), top, ks, vault.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	v := open()
+	who := vault.Caller{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	if _, _, err := v.Mkdir(v.Root(), "dir", 0o700, who); err != nil {
+		t.Fatal(err)
+	}
+	file, _, err := v.Create(v.Root(), "file", 0o600, who)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Write(t.Context(), file, []byte("text"), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	v.Release(file)
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v = open() // where neither is open
+	defer v.Close()
+	dir, _, err := v.Lookup(v.Root(), "dir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if file, _, err = v.Lookup(v.Root(), "file"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(v.Rmdir(v.Root(), "dir"), v.Unlink(v.Root(), "file")); err != nil {
+		t.Fatal(err)
+	}
+	run := &reencryption{v: v, file: func(f vault.Reencrypted) {
+		if f.Done || f.Err != nil {
+			t.Errorf("a file that is gone: %+v", f)
+		}
+	}}
+	if err := run.walk(t.Context(), dir); err != nil {
+		t.Errorf("a directory that is gone: %v", err)
+	}
+	run.batch = []*vault.Node{file}
+	if err := run.all(t.Context(), ""); err != nil {
+		t.Errorf("a file that is gone: %v", err)
+	}
 }
