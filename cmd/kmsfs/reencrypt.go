@@ -53,7 +53,7 @@ func (a *app) reencryptCommand() *cobra.Command {
 		Long: `Give the files of a vault new data keys, in place: all that is stored of them is encrypted anew. That is for data keys that may
 be known to somebody; to move to another CMK or its new key material, kmsfs rewrap does with a thousandth of the work. Where the
 vault is mounted here, the daemon of the mount does it, and files are read and written meanwhile; it must not be mounted with
---shared, or elsewhere.
+--shared or read-only, or elsewhere.
 
 It may be interrupted at any moment, also by a power cut: files read as before, and the next run goes on. What a run has done
 the next one leaves alone if it is given the time that the first began, which each prints: --created-before TIME. Times, modes,
