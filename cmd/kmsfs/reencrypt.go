@@ -52,7 +52,7 @@ func (a *app) reencryptCommand() *cobra.Command {
 		Long: `Give the files of a vault new data keys, in place: all that is stored of them is encrypted anew. That is for data keys that may
 be known to somebody; to move to another CMK or its new key material, kmsfs rewrap does with a thousandth of the work. Where the
 vault is mounted here, the daemon of the mount does it, and files are read and written meanwhile; it must not be mounted with
---shared, or elsewhere.
+--shared or read-only, or elsewhere.
 
 It may be interrupted at any moment, also by a power cut: files read as before, and the next run goes on. What a run has done
 the next one leaves alone if it is given the time that the first began, which each prints: --created-before TIME. Times, modes,
@@ -107,7 +107,7 @@ func (a *app) reencrypt(ctx context.Context, r *reencryptFlags, path string) err
 	r.only = onlyPath(p.Vault, r.only)
 	out := newReencryptOutput(a, r)
 	if m := mountsOf(p.Vault); len(m) > 0 {
-		err = a.reencryptMounted(ctx, m[0], r.request(), out)
+		err = a.reencryptMounted(ctx, mountNamed(m, path), r.request(), out)
 	} else {
 		err = a.reencryptUnmounted(ctx, r, p, out)
 	}
@@ -121,6 +121,23 @@ func (a *app) reencrypt(ctx context.Context, r *reencryptFlags, path string) err
 		err = hintf(err, "kmsfs reencrypt --created-before %s %s goes on where this run ended", r.before.UTC().Format(time.RFC3339Nano), quote(p.Vault))
 	}
 	return err
+}
+
+// mountNamed is the one of mounts that is on path, else the first that may write, else the first.
+func mountNamed(mounts []mountEntry, path string) mountEntry {
+	if real, err := resolve(path); err == nil {
+		for _, m := range mounts {
+			if m.Mountpoint == real {
+				return m
+			}
+		}
+	}
+	for _, m := range mounts {
+		if _, ro := m.has("ro"); !ro {
+			return m
+		}
+	}
+	return mounts[0]
 }
 
 // errBeforeRun marks an error of before anything was looked at: there is no summary then.
@@ -236,7 +253,10 @@ func (r *reencryption) all(ctx context.Context, path string) error {
 		wg.Go(func() {
 			for nodes := range r.work {
 				if ctx.Err() == nil {
-					for _, f := range r.v.Reencrypt(ctx, nodes, r.o) {
+					for i, f := range r.v.Reencrypt(ctx, nodes, r.o) {
+						if f.Err != nil && r.gone(nodes[i]) {
+							continue
+						}
 						if f.Err != nil {
 							r.failed.Add(1)
 						}
@@ -285,11 +305,8 @@ func (r *reencryption) from(ctx context.Context, path string) error {
 	return r.walk(ctx, n)
 }
 
-// trouble counts what cannot be looked at; what is gone is no trouble.
+// trouble counts what cannot be looked at.
 func (r *reencryption) trouble(err error) {
-	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESTALE) || errors.Is(err, vault.ErrStale) {
-		return
-	}
 	r.failed.Add(1)
 	r.file(vault.Reencrypted{Err: err})
 }
@@ -310,15 +327,17 @@ func (r *reencryption) walk(ctx context.Context, n *vault.Node) error {
 	if n != r.v.Root() {
 		defer r.v.Forget(n, 1)
 	}
-	if n.Kind() != syscall.S_IFDIR {
-		return nil
+	if n.Kind() != syscall.S_IFDIR || ctx.Err() != nil {
+		return ctx.Err()
 	}
 	var entries []vault.DirEntry
 	if err := r.v.ReadDir(n, func(e vault.DirEntry) bool {
 		entries = append(entries, e)
 		return true
 	}); err != nil {
-		r.trouble(err)
+		if !r.gone(n) {
+			r.trouble(err)
+		}
 		return ctx.Err()
 	}
 	for _, e := range entries {
@@ -327,7 +346,9 @@ func (r *reencryption) walk(ctx context.Context, n *vault.Node) error {
 		}
 		child, _, err := r.v.LookupStored(n, e.Stored)
 		if err != nil {
-			r.trouble(err)
+			if !errors.Is(err, syscall.ENOENT) && !r.gone(n) {
+				r.trouble(err)
+			}
 			continue
 		}
 		if err := r.walk(ctx, child); err != nil {
@@ -335,4 +356,10 @@ func (r *reencryption) walk(ctx context.Context, n *vault.Node) error {
 		}
 	}
 	return nil
+}
+
+// gone says whether n has been deleted since it was found. What fails of it then is no matter.
+func (r *reencryption) gone(n *vault.Node) bool {
+	st, err := r.v.Attr(n)
+	return errors.Is(err, vault.ErrStale) || errors.Is(err, syscall.ENOENT) || err == nil && st.Nlink == 0
 }

@@ -15,6 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
 )
 
 // reencrypted runs reencrypt, which must succeed, and returns its summary.
@@ -251,4 +254,189 @@ func TestReencryptMounted(t *testing.T) {
 	compare()
 	b.fails(2, "--shared", "umount", "reencrypt "+filepath.Base("v"))
 	b.ok("umount p")
+}
+
+// TestReencryptChanging reencrypts while files are overwritten, directories and files come and go, and a data base commits. What
+// was deleted meanwhile is no failure; contents, holes and the data base are right, also after a remount.
+func TestReencryptChanging(t *testing.T) {
+	b := mountBench(t, "p")
+	b.mkdir("p")
+	b.ok("mount --init --key-store keys v p")
+	const block, blocks = 10000, 400
+	model := make([]byte, block*blocks)
+	rand.Read(model)
+	b.write("p/model", string(model))
+	hole, err := os.Create(b.dir + "/p/hole")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	if _, err := hole.WriteAt([]byte("end"), 100<<20); err != nil {
+		t.Fatal(err)
+	}
+	var before, after fileInfo
+	b.json("info --json p/hole", &before)
+	used := func() int64 {
+		var st syscall.Stat_t
+		if err := syscall.Stat(b.dir+"/p/hole", &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Blocks * 512
+	}
+	var stop atomic.Bool
+	var load sync.WaitGroup
+	until := func(what string, f func(i int) error) {
+		load.Go(func() {
+			for i := 0; !stop.Load(); i++ {
+				if err := f(i); err != nil {
+					t.Errorf("%s: %v", what, err)
+					return
+				}
+			}
+		})
+	}
+	file, err := os.OpenFile(b.dir+"/p/model", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	until("overwrite", func(i int) error {
+		at := i * 7919 % (len(model) - block)
+		rand.Read(model[at : at+block])
+		if _, err := file.WriteAt(model[at:at+block], int64(at)); err != nil {
+			return err
+		}
+		got := make([]byte, block)
+		if _, err := file.ReadAt(got, int64(at)); err != nil || !bytes.Equal(got, model[at:at+block]) {
+			return fmt.Errorf("what was just written at %d reads as something else: %w", at, err)
+		}
+		return file.Sync()
+	})
+	for k := range 2 {
+		until("come and go", func(i int) error {
+			dir := fmt.Sprintf("%s/p/dir%d-%d", b.dir, k, i%10)
+			if err := os.RemoveAll(dir + "/moved"); err != nil {
+				return err
+			}
+			if err := os.MkdirAll(dir+"/sub/sub", 0o700); err != nil {
+				return err
+			}
+			for n := range 10 {
+				if err := os.WriteFile(fmt.Sprint(dir, "/sub/sub/", n), model[:1000*n], 0o600); err != nil {
+					return err
+				}
+			}
+			return os.Rename(dir+"/sub", dir+"/moved")
+		})
+	}
+	sqlite, err := exec.LookPath("sqlite3")
+	if err != nil {
+		t.Log("without sqlite3")
+	} else {
+		until("sqlite", func(i int) error {
+			sql := fmt.Sprintf("create table if not exists t(n integer); insert into t values (%d); select count(*) from t;", i)
+			out, err := exec.Command(sqlite, b.dir+"/p/db", sql).CombinedOutput()
+			if err == nil && strings.TrimSpace(string(out)) != fmt.Sprint(i+1) {
+				err = errors.New("rows are missing")
+			}
+			if err != nil {
+				return fmt.Errorf("insert %d: %w: %s", i, err, out)
+			}
+			return nil
+		})
+	}
+	space := used()
+	for range 8 {
+		if s := b.reencrypted("p"); s.Failed != 0 || s.Done < 2 {
+			t.Errorf("while things change: %+v", s)
+		}
+	}
+	stop.Store(true)
+	load.Wait()
+	b.json("info --json p/hole", &after)
+	if after.Created <= before.Created || after.WrappedKey == before.WrappedKey || used() > space+64<<10 {
+		t.Errorf("hole: before %+v, after %+v; %d bytes became %d", before, after, space, used())
+	}
+	hole.Close()
+	file.Close()
+	b.ok("umount p")
+	b.ok("mount v p")
+	if got, err := os.ReadFile(b.dir + "/p/model"); err != nil || !bytes.Equal(got, model) {
+		t.Errorf("overwritten: %d bytes, %v", len(got), err)
+	}
+	if sqlite != "" {
+		if out, err := exec.Command(sqlite, b.dir+"/p/db", "pragma integrity_check").CombinedOutput(); err != nil || string(out) != "ok\n" {
+			t.Errorf("data base: %v: %s", err, out)
+		}
+	}
+	b.ok("umount p")
+	b.ok("mount --read-only v p")
+	b.fails(22, "read-only", "umount", "reencrypt p")
+	b.ok("umount p")
+}
+
+// TestReencryptGone: a file and a directory that are deleted after they were found are passed over.
+func TestReencryptGone(t *testing.T) {
+	b := newBench(t)
+	b.ok("init --key-store keys v")
+	cfg, err := readConfig(b.dir + "/v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ks, err := openKeysource(t.Context(), mountPlan{Vault: b.dir + "/v"}, cfg.Keysource, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ks.Close()
+	open := func() *vault.Vault {
+		top, err := backing.OpenDir(b.dir + "/v")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := vault.Open(t.Context(), top, ks, vault.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	v := open()
+	who := vault.Caller{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	if _, _, err := v.Mkdir(v.Root(), "dir", 0o700, who); err != nil {
+		t.Fatal(err)
+	}
+	file, _, err := v.Create(v.Root(), "file", 0o600, who)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Write(t.Context(), file, []byte("text"), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	v.Release(file)
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v = open() // where neither is open
+	defer v.Close()
+	dir, _, err := v.Lookup(v.Root(), "dir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if file, _, err = v.Lookup(v.Root(), "file"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(v.Rmdir(v.Root(), "dir"), v.Unlink(v.Root(), "file")); err != nil {
+		t.Fatal(err)
+	}
+	run := &reencryption{v: v, file: func(f vault.Reencrypted) {
+		if f.Done || f.Err != nil {
+			t.Errorf("a file that is gone: %+v", f)
+		}
+	}}
+	if err := run.walk(t.Context(), dir); err != nil {
+		t.Errorf("a directory that is gone: %v", err)
+	}
+	run.batch = []*vault.Node{file}
+	if err := run.all(t.Context(), ""); err != nil {
+		t.Errorf("a file that is gone: %v", err)
+	}
 }

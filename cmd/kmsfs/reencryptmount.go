@@ -66,6 +66,10 @@ func (m *mounted) reencrypt(p mountPlan) controlHandler {
 			return hintf(faultf(errBusy, "%s is being reencrypted by another command", p.Vault), "try again when it has ended")
 		}
 		defer m.reencrypting.Store(false)
+		if p.ReadOnly && !request.DryRun {
+			return hintf(faultf(vault.ErrReadOnly, "%s is mounted read-only at %s", p.Vault, p.Mountpoint),
+				"kmsfs umount %s, then kmsfs reencrypt %s", quote(p.Mountpoint), quote(p.Vault))
+		}
 		from, err := chooser(ctx, m.keys, request.From)
 		if err != nil {
 			return explain(err, p)
