@@ -80,7 +80,7 @@ wraps many data keys. The KMS then logs the use of branch keys, not of files.`,
 	f.StringVar(&flags.dir, "key-store", "", "`DIR` of the key store; made where it is missing")
 	f.StringVar(&flags.url, "keysource", "", "`URL` of the keysource: local:DIR or awskms:///KEY?OPTIONS")
 	f.StringVar(&key, "key", "", "`CMK` of the vault, an alias, ARN or id (default: that of the URL, else alias/aws/kmsfs)")
-	f.StringArrayVar(&alsoWrap, "also-wrap", nil, "a further `CMK` of the keysource that wraps every data key, so that either opens; up to 7 times")
+	f.StringArrayVar(&alsoWrap, "also-wrap", nil, "a further `CMK` of the keysource that wraps every data key, so that either opens; by its ARN also one in another region; up to 7 times")
 	f.StringVar(&branch, "branch-keys", "", "wrap data keys under branch keys, each for an age and a count of keys: `LIMITS` such as 1h,10000")
 	f.Lookup("branch-keys").NoOptDefVal = "default"
 	f.IntVar(&chunkSize, "chunk-size", 0, "`BYTES` of a chunk: 4096 (default), 16384, 65536")

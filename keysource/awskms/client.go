@@ -13,7 +13,8 @@ import (
 
 // Client is a Keysource that asks a KMS. It is safe for concurrent use and starts no goroutines of its own.
 type Client struct {
-	api     *kms.Client
+	api     *kms.Client // of the home region
+	regions regions
 	timeout time.Duration
 	idle    func() // closes idle connections
 	closed  atomic.Bool
@@ -46,9 +47,10 @@ func (c *Client) GenerateDataKey(ctx context.Context, in keysource.GenerateDataK
 	if n == 0 {
 		n = keysource.DataKeySize
 	}
-	out, err := call(ctx, c, "GenerateDataKey", in.KeyID, first(checkRef(in.KeyID), in.EncryptionContext.Validate(), checkSize(n)),
+	api, wrong := c.apiOf(in.KeyID)
+	out, err := call(ctx, c, "GenerateDataKey", in.KeyID, first(checkRef(in.KeyID), wrong, in.EncryptionContext.Validate(), checkSize(n)),
 		func(ctx context.Context) (*kms.GenerateDataKeyOutput, error) {
-			return c.api.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String(string(in.KeyID)),
+			return api.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String(string(in.KeyID)),
 				EncryptionContext: in.EncryptionContext, NumberOfBytes: aws.Int32(int32(n))})
 		})
 	if err != nil {
@@ -67,10 +69,11 @@ func (c *Client) GenerateDataKey(ctx context.Context, in keysource.GenerateDataK
 
 // Decrypt implements keysource.Keysource.
 func (c *Client) Decrypt(ctx context.Context, in keysource.DecryptInput) (keysource.DecryptResult, error) {
+	api, wrong := c.apiOf(in.KeyID)
 	out, err := call(ctx, c, "Decrypt", in.KeyID,
-		first(checkOptionalRef(in.KeyID), in.EncryptionContext.Validate(), checkBlob(in.CiphertextBlob)),
+		first(checkOptionalRef(in.KeyID), wrong, in.EncryptionContext.Validate(), checkBlob(in.CiphertextBlob)),
 		func(ctx context.Context) (*kms.DecryptOutput, error) {
-			return c.api.Decrypt(ctx, &kms.DecryptInput{CiphertextBlob: in.CiphertextBlob,
+			return api.Decrypt(ctx, &kms.DecryptInput{CiphertextBlob: in.CiphertextBlob,
 				EncryptionContext: in.EncryptionContext, KeyId: optional(in.KeyID)})
 		})
 	if err != nil {
@@ -86,12 +89,16 @@ func (c *Client) Decrypt(ctx context.Context, in keysource.DecryptInput) (keysou
 		KeyMaterialID: aws.ToString(out.KeyMaterialId)}, nil
 }
 
-// ReEncrypt implements keysource.Keysource.
+// ReEncrypt implements keysource.Keysource. Between CMKs of two regions it is Decrypt and Encrypt.
 func (c *Client) ReEncrypt(ctx context.Context, in keysource.ReEncryptInput) (keysource.ReEncryptResult, error) {
-	out, err := call(ctx, c, "ReEncrypt", in.DestinationKeyID, first(checkOptionalRef(in.SourceKeyID), checkRef(in.DestinationKeyID),
+	if c.otherRegion(in) {
+		return c.carry(ctx, in)
+	}
+	api, wrong := c.apiOf(in.DestinationKeyID)
+	out, err := call(ctx, c, "ReEncrypt", in.DestinationKeyID, first(checkOptionalRef(in.SourceKeyID), checkRef(in.DestinationKeyID), wrong,
 		in.SourceEncryptionContext.Validate(), in.DestinationEncryptionContext.Validate(), checkBlob(in.CiphertextBlob)),
 		func(ctx context.Context) (*kms.ReEncryptOutput, error) {
-			return c.api.ReEncrypt(ctx, &kms.ReEncryptInput{CiphertextBlob: in.CiphertextBlob,
+			return api.ReEncrypt(ctx, &kms.ReEncryptInput{CiphertextBlob: in.CiphertextBlob,
 				SourceEncryptionContext: in.SourceEncryptionContext, SourceKeyId: optional(in.SourceKeyID),
 				DestinationKeyId:             aws.String(string(in.DestinationKeyID)),
 				DestinationEncryptionContext: in.DestinationEncryptionContext})
@@ -112,8 +119,9 @@ func (c *Client) ReEncrypt(ctx context.Context, in keysource.ReEncryptInput) (ke
 
 // DescribeKey implements keysource.Keysource.
 func (c *Client) DescribeKey(ctx context.Context, key keysource.KeyRef) (keysource.KeyMetadata, error) {
-	out, err := call(ctx, c, "DescribeKey", key, checkRef(key), func(ctx context.Context) (*kms.DescribeKeyOutput, error) {
-		return c.api.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(string(key))})
+	api, wrong := c.apiOf(key)
+	out, err := call(ctx, c, "DescribeKey", key, first(checkRef(key), wrong), func(ctx context.Context) (*kms.DescribeKeyOutput, error) {
+		return api.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(string(key))})
 	})
 	if err != nil {
 		return keysource.KeyMetadata{}, err

@@ -24,6 +24,8 @@ type Config struct {
 	// Endpoint is an https URL, an http URL of this machine, or unix: and the path of a socket; empty for that of AWS, or
 	// what the environment says.
 	Endpoint string
+	// Endpoints are those of other regions, by region; where Endpoint is empty, that of AWS serves where there is none here.
+	Endpoints map[string]string
 	// Profile is the name of a profile in the AWS configuration files; empty for what the environment says.
 	Profile string
 	// FIPS and DualStack choose AWS's endpoints with validated cryptography and with IPv6.
@@ -51,6 +53,11 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 			return nil, err
 		}
 	}
+	for _, endpoint := range cfg.Endpoints {
+		if err := keysource.CheckEndpoint(endpoint); err != nil {
+			return nil, err
+		}
+	}
 	if ref, err := cfg.Key.Parse(); err == nil && cfg.Region == "" {
 		cfg.Region = ref.Region
 	}
@@ -68,20 +75,36 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{timeout: cfg.Timeout}
 	var bad error
-	c.api = kms.NewFromConfig(ac, func(o *kms.Options) {
-		if endpoint := aws.ToString(o.BaseEndpoint); endpoint != "" { // the environment's has not been checked yet
-			bad = keysource.CheckEndpoint(endpoint)
+	var idle []func() // guarded by c.regions.mu once Open has returned
+	c.idle = func() {
+		c.regions.mu.Lock()
+		defer c.regions.mu.Unlock()
+		for _, f := range idle {
+			f()
 		}
-		if cfg.Endpoint != "" {
-			bad = nil
-			o.BaseEndpoint = aws.String(baseURL(cfg.Endpoint))
-		}
-		o.Retryer, o.RetryMaxAttempts = skewRetryer{}, 0
-		o.HTTPClient = newTransport(o.HTTPClient, cfg.Endpoint)
-		c.idle = closeIdle(o.HTTPClient)
-	})
+	}
+	c.regions = regions{home: ac.Region, endpoint: cfg.Endpoint, endpoints: cfg.Endpoints}
+	c.regions.make = func(region, custom string) *kms.Client {
+		return kms.NewFromConfig(ac, func(o *kms.Options) {
+			o.Region = region
+			if endpoint := aws.ToString(o.BaseEndpoint); endpoint != "" { // the environment's has not been checked yet
+				bad = keysource.CheckEndpoint(endpoint)
+			}
+			if custom != "" {
+				bad = nil
+				o.BaseEndpoint = aws.String(baseURL(custom))
+			}
+			o.Retryer, o.RetryMaxAttempts = skewRetryer{}, 0
+			o.HTTPClient = newTransport(o.HTTPClient, custom)
+			idle = append(idle, closeIdle(o.HTTPClient))
+		})
+	}
+	c.api = c.regions.make(ac.Region, cfg.Endpoint)
 	if bad != nil {
 		return nil, fmt.Errorf("endpoint of the AWS configuration: %w", bad)
+	}
+	if c.regions.endpoint == "" { // the environment's serves one region
+		c.regions.endpoint = aws.ToString(c.api.Options().BaseEndpoint)
 	}
 	if err := checkCredentials(ctx, ac.Credentials, cfg.Timeout); err != nil {
 		return nil, err

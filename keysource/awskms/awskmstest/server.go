@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"kmsfs/keysource"
+	"kmsfs/keysource/local"
 )
 
 // Server is an http.Handler. Its fields must not change while it serves.
@@ -45,6 +46,7 @@ type request struct {
 	SourceKeyID                  keysource.KeyRef  `json:"SourceKeyId"`
 	DestinationKeyID             keysource.KeyRef  `json:"DestinationKeyId"`
 	CiphertextBlob               []byte            `json:"CiphertextBlob"`
+	Plaintext                    []byte            `json:"Plaintext"`
 	EncryptionContext            keysource.Context `json:"EncryptionContext"`
 	SourceEncryptionContext      keysource.Context `json:"SourceEncryptionContext"`
 	DestinationEncryptionContext keysource.Context `json:"DestinationEncryptionContext"`
@@ -106,6 +108,13 @@ func (s *Server) do(r *http.Request, op string, in request) (map[string]any, err
 			DestinationKeyID: in.DestinationKeyID, DestinationEncryptionContext: in.DestinationEncryptionContext})
 		return map[string]any{"CiphertextBlob": k.CiphertextBlob, "SourceKeyId": k.SourceKeyID, "KeyId": k.KeyID,
 			"SourceKeyMaterialId": k.SourceKeyMaterialID, "DestinationKeyMaterialId": k.KeyMaterialID}, err
+	case "Encrypt":
+		keys, ok := s.Keys.(*local.Store)
+		if !ok {
+			return nil, keysource.NewError(op, "", "UnknownOperationException", "these keys have no Encrypt")
+		}
+		e, err := keys.Encrypt(ctx, in.KeyID, in.Plaintext, in.EncryptionContext)
+		return map[string]any{"CiphertextBlob": e.CiphertextBlob, "KeyId": e.KeyID, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}, err
 	case "DescribeKey":
 		md, err := s.Keys.DescribeKey(ctx, in.KeyID)
 		return map[string]any{"KeyMetadata": map[string]any{"Arn": md.ARN, "KeyId": md.KeyID, "AWSAccountId": md.AccountID,
