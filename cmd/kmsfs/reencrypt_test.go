@@ -440,3 +440,47 @@ func TestReencryptGone(t *testing.T) {
 		t.Errorf("a file that is gone: %v", err)
 	}
 }
+
+// TestRewrapDuringReencrypt moves wrappings of the records that a reencryption is replacing: both come to their end, and all
+// is there.
+func TestRewrapDuringReencrypt(t *testing.T) {
+	b := mountBench(t, "p")
+	b.mkdir("p")
+	b.ok("mount --init --key-store keys v p")
+	want := map[string][]byte{}
+	for i := range 80 {
+		name := fmt.Sprintf("p/file%d", i)
+		data := make([]byte, 100+i*9000)
+		rand.Read(data)
+		want[name] = data
+		if err := os.WriteFile(b.dir+"/"+name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		b.ok("key rotate --key-store keys alias/aws/kmsfs")
+		var both sync.WaitGroup
+		for _, line := range []string{"reencrypt v", "rewrap v", "rewrap --force v"} {
+			both.Go(func() {
+				if r := b.run(strings.Fields(line)); r.code != 0 {
+					t.Errorf("%s: exit code %d: %s", line, r.code, r.stderr)
+				}
+			})
+		}
+		both.Wait()
+	}
+	b.ok("rewrap v")
+	b.ok("umount p")
+	var s mountStatus
+	b.json("status --json v", &s)
+	if s.Survey.Missing != 0 || s.Survey.Damaged != 0 || *s.Survey.Behind != 0 || s.Survey.Files != 80 {
+		t.Errorf("%+v", s.Survey)
+	}
+	b.ok("mount v p")
+	for name, data := range want {
+		if got, err := os.ReadFile(b.dir + "/" + name); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%s: %d bytes of %d, %v", name, len(got), len(data), err)
+		}
+	}
+	b.ok("umount p")
+}
