@@ -51,10 +51,16 @@ func TestMetrics(t *testing.T) {
 		t.Error("none exists")
 	}
 	b.ok("key disable --key-store keys " + id)
-	time.Sleep(1200 * time.Millisecond) // the daemon looks at the key store every second
-	b.ok("ctl purge p")
-	if err := writeSynced(b.dir+"/p/refused", "x"); !isErrno(err, syscall.EKEYREVOKED) {
-		t.Errorf("a file under a disabled CMK: %v", err)
+	for i := 0; ; i++ { // the daemon looks at the key store every second
+		b.ok("ctl purge p")
+		err := writeSynced(fmt.Sprint(b.dir, "/p/refused", i), "x")
+		if isErrno(err, syscall.EKEYREVOKED) {
+			break
+		}
+		if err != nil || i == 50 {
+			t.Fatalf("a file under a disabled CMK: %v", err)
+		}
+		time.Sleep(200 * time.Millisecond)
 	}
 	page, err := http.Get("http://" + address + "/metrics")
 	if err != nil {

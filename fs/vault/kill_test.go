@@ -26,7 +26,8 @@ type killer struct {
 }
 
 func (k *killer) hook(op faults.Op) error {
-	if !op.Changes() || k.at < 0 {
+	moment := atomic.LoadInt64(&k.at)
+	if !op.Changes() || moment < 0 {
 		return nil
 	}
 	units := int64(1)
@@ -34,7 +35,7 @@ func (k *killer) hook(op faults.Op) error {
 		units = (op.Off+op.Len-1)/4096 - op.Off/4096 + 1
 	}
 	end := k.n.Add(units)
-	switch at := k.at - (end - units); {
+	switch at := moment - (end - units); {
 	case at < 0 || at >= units:
 		return nil
 	case at == 0:
@@ -45,7 +46,13 @@ func (k *killer) hook(op faults.Op) error {
 }
 
 // reached says whether the moment came.
-func (k *killer) reached() bool { return k.at >= 0 && k.n.Load() > k.at }
+func (k *killer) reached() bool {
+	at := atomic.LoadInt64(&k.at)
+	return at >= 0 && k.n.Load() > at
+}
+
+// arm sets the moment, also while the keys of a vault are made in the background.
+func (k *killer) arm(at int64) { atomic.StoreInt64(&k.at, at) }
 
 // TestKillFiles kills the vault at every moment of operation lists on files.
 func TestKillFiles(t *testing.T) {
@@ -88,7 +95,7 @@ func killFiles(t *testing.T, chunk int, list []byte, at int64, renew bool) bool 
 	}
 	e.vaults, _ = e.remount()
 	e.run(nil)
-	k.at = at
+	k.arm(at)
 	before := maps.Clone(e.files)
 	var err error
 	for l := list; len(l) >= opSize && err == nil; l = l[opSize:] {

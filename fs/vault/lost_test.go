@@ -137,7 +137,7 @@ func TestCutUnsynced(t *testing.T) {
 		if err := v.Fsync(v.Root(), vault.SyncAll); err != nil {
 			t.Fatal(err)
 		}
-		k.at = at
+		k.arm(at)
 		_, err = v.Write(ctx, n, bytes.Repeat([]byte{8}, 20000), 8192, vault.KeepPrivileges)
 		if err == nil {
 			err = v.Truncate(ctx, n, 17000, vault.KeepPrivileges)

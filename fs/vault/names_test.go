@@ -85,7 +85,7 @@ func TestKillNames(t *testing.T) {
 		fs := memfs.New(memfs.Config{Hook: k.hook})
 		ks := &memoryKeys{}
 		v := newVault(t, fs.Root, ks, vault.Options{})
-		k.at = at
+		k.arm(at)
 		done := 0
 		var err error
 		for _, s := range steps {

@@ -64,7 +64,7 @@ func cutPower(t *testing.T, chunk int, list []byte, at int64, policies uint64, r
 	for _, name := range fileNames {
 		since[name] = history{was: [][]byte{{}}}
 	}
-	k.at = at
+	k.arm(at)
 	var err error
 	for l := list; len(l) >= opSize && err == nil; l = l[opSize:] {
 		op := slices.Clone(l[:opSize])
@@ -94,7 +94,7 @@ func cutPower(t *testing.T, chunk int, list []byte, at int64, policies uint64, r
 			p := memfs.Policy{Sectors: i%2 == 0, Choose: memfs.Random(seed)}
 			again := &killer{at: -1, pages: true}
 			if i%3 == 2 { // once more, while it recovers
-				again.at = rand.New(rand.NewPCG(seed, 1)).Int64N(60)
+				again.arm(rand.New(rand.NewPCG(seed, 1)).Int64N(60))
 			}
 			if why := recovers(fs.Crash(p), ks, again, seed, since); why != "" {
 				t.Fatalf("moment %d, policy %d: %s\nafter %v:\n       %s", at, i, why, err, strings.Join(e.steps, "\n       "))

@@ -339,7 +339,7 @@ func cutReencryption(t *testing.T, sharing vault.Sharing, state string, at int64
 		must(err)
 		old[r.ID] = ks.dataKey(t, r, geo)
 	}
-	k.at = at
+	k.arm(at)
 	for _, r := range v.Reencrypt(ctx, nn, vault.ReencryptOptions{}) {
 		if r.Err != nil && !k.reached() {
 			must(r.Err)
@@ -363,9 +363,9 @@ func cutReencryption(t *testing.T, sharing vault.Sharing, state string, at int64
 			}
 			v := openVault(t, cut.Root, ks, o)
 			reads(v, "found")
-			again.at = at/2 + int64(round)
+			again.arm(at/2 + int64(round))
 			if round >= 4 {
-				again.at = 14 + at%5*int64(round)
+				again.arm(14 + at%5*int64(round))
 			}
 			v.Reencrypt(ctx, nodes(v), vault.ReencryptOptions{})
 			after = cut.Kill()
@@ -586,7 +586,7 @@ func TestReencryptHeaderInMemory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			k.at = at
+			k.arm(at)
 			v.Write(ctx, n, pattern(2, 4096), 70*4096, vault.KeepPrivileges)
 			v.Flush()
 			after := cut.Crash(memfs.Policy{Sectors: true, Choose: memfs.Random(uint64(at)<<8 | seed)})

@@ -230,7 +230,7 @@ func TestZoneCrash(t *testing.T) {
 		if err := fs.Root().SyncFS(); err != nil {
 			t.Fatal(err)
 		}
-		k.at = at
+		k.arm(at)
 		err := v.SetZone(ctx, d, "alias/zone")
 		for seed := range uint64(12) {
 			crashed := fs.Crash(memfs.Policy{Sectors: seed%2 == 0, Choose: memfs.Random(seed)})

@@ -107,6 +107,13 @@ func (d *disk) now() int {
 	return len(d.log)
 }
 
+// events is the log so far.
+func (d *disk) events() []event {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.log[:len(d.log):len(d.log)]
+}
+
 // apply writes e, or those sectors of it that keep says: it is asked for each number of bytes into the disk.
 func (e event) apply(blocks map[int64][]byte, keep func(at int64) bool) {
 	for n := 0; n < len(e.data); n += sectorSize {

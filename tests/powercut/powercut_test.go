@@ -100,7 +100,7 @@ func cutPower(t *testing.T, kind string, cuts int, seed uint64) {
 	}
 	unmount(t, at)
 	mounted = false
-	h := &history{log: d.log[:len(d.log):len(d.log)], durable: map[int64][]byte{}}
+	h := &history{log: d.events(), durable: map[int64][]byte{}}
 	random := rand.New(rand.NewPCG(seed, 2))
 	points := make([]int, cuts)
 	for i := range points {
