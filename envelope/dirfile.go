@@ -72,7 +72,7 @@ func PeekDirFile(b []byte) (id DirID, zone string, err error) {
 	if err := checkFeatures(features&^dirZone, what); err != nil {
 		return DirID{}, "", err
 	}
-	if !isZero(b[24:dirFileMAC]) {
+	if !IsZero(b[24:dirFileMAC]) {
 		return DirID{}, "", corrupt("%s: reserved bytes", what)
 	}
 	rest := b[DirFileSize:]

@@ -82,7 +82,7 @@ func FuzzIndexBlock(f *testing.F) {
 		if *again != *b {
 			t.Fatal("not the same bytes")
 		}
-		if b.IsZero() != isZero(b[:]) {
+		if b.IsZero() != IsZero(b[:]) {
 			t.Fatal("IsZero")
 		}
 		for s := range SectorsPerBlock {

@@ -61,7 +61,7 @@ func OpenInline(gk *GroupKey, block []byte, dst []byte, s *Scratch) (Header, int
 		return Header{}, 0, corrupt("inline block: of another file")
 	case len(block) < InlineOverhead+n:
 		return Header{}, 0, corrupt("inline block: %d bytes, size %d", len(block), n)
-	case !isZero(block[inlineZero:InlineOverhead]):
+	case !IsZero(block[inlineZero:InlineOverhead]):
 		return Header{}, 0, corrupt("inline block: reserved bytes set")
 	case cap(dst) < n:
 		return Header{}, 0, fmt.Errorf("inline block: %w", io.ErrShortBuffer)

@@ -5,7 +5,7 @@ package envelope
 // version; what is damaged stays as it is, and damaged.
 func MoveSlot(dst, src []byte) {
 	clear(dst[copy(dst, src):])
-	if len(dst) > len(src) && validSlotSize(len(src)) && !isZero(src) && checksumOK(src) {
+	if len(dst) > len(src) && validSlotSize(len(src)) && !IsZero(src) && checksumOK(src) {
 		clear(dst[len(src)-TagSize : len(src)])
 		putChecksum(dst)
 	}

@@ -94,7 +94,7 @@ func ParseRecord(slot []byte) (*Record, error) {
 	if !validSlotSize(len(slot)) {
 		return nil, corrupt("%s: slot of %d bytes", what, len(slot))
 	}
-	if isZero(slot) {
+	if IsZero(slot) {
 		return nil, fmt.Errorf("%s: %w", what, ErrErased)
 	}
 	if err := checkMagic(slot, recordMagic, what); err != nil {
@@ -111,7 +111,7 @@ func ParseRecord(slot []byte) (*Record, error) {
 	}
 	used, count := int(binary.LittleEndian.Uint16(slot[6:])), int(slot[84])
 	if used < recordHead || used > len(slot)-TagSize || count == 0 || count > WrappingsMax ||
-		slot[5] != 0 || !isZero(slot[85:recordHead]) || !isZero(slot[used:len(slot)-TagSize]) {
+		slot[5] != 0 || !IsZero(slot[85:recordHead]) || !IsZero(slot[used:len(slot)-TagSize]) {
 		return nil, corrupt("%s: %d bytes, %d wrappings", what, used, count)
 	}
 	r := &Record{

@@ -116,7 +116,7 @@ func ParseTableHeader(b []byte) (TableHeader, error) {
 		Volume:   VolumeID(slot[16:32]),
 		Created:  int64(binary.LittleEndian.Uint64(slot[36:])),
 	}
-	if h.ID == 0 || !isZero(slot[tableHeaderUsed:z-TagSize]) {
+	if h.ID == 0 || !IsZero(slot[tableHeaderUsed:z-TagSize]) {
 		return TableHeader{}, corrupt("%s: header", what)
 	}
 	return h, nil

@@ -54,7 +54,7 @@ func (w *Wrapping) check() error {
 		return nil
 	}
 	id, err := hex.DecodeString(w.KeyMaterialID)
-	if err != nil || len(id) != materialSize || isZero(id) || hex.EncodeToString(id) != w.KeyMaterialID {
+	if err != nil || len(id) != materialSize || IsZero(id) || hex.EncodeToString(id) != w.KeyMaterialID {
 		return fmt.Errorf("wrapping: key material id %q", w.KeyMaterialID)
 	}
 	return nil
@@ -104,7 +104,7 @@ func parseWrapping(b []byte) (w Wrapping, rest []byte, err error) {
 		KeyARN:         string(b[wrappingHead:][:arn]),
 		Blob:           append([]byte(nil), b[wrappingHead+arn:][:blob]...),
 	}
-	if material := b[6:][:materialSize]; !isZero(material) {
+	if material := b[6:][:materialSize]; !IsZero(material) {
 		w.KeyMaterialID = hex.EncodeToString(material)
 	}
 	return w, b[wrappingHead+arn+blob:], asCorrupt(w.check())

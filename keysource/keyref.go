@@ -80,6 +80,12 @@ func (r KeyRef) Matches(arn string) bool {
 	return i >= 0 && string(r) == arn[i+len(":key/"):]
 }
 
+// IsKeyMaterialID tells whether s has the form of a key material id: 64 lower-case hexadecimal digits. No reference to a CMK
+// has it.
+func IsKeyMaterialID(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
 // ValidAliasName tells whether s is "alias/" and 1 or more of [a-zA-Z0-9:/_-], 256 bytes in all at most.
 func ValidAliasName(s string) bool {
 	name, ok := strings.CutPrefix(s, AliasPrefix)

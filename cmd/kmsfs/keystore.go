@@ -6,6 +6,8 @@ import (
 	iofs "io/fs"
 	"path/filepath"
 
+	"github.com/spf13/pflag"
+
 	"kmsfs/keysource"
 	"kmsfs/keysource/local"
 	"kmsfs/keysource/passphrase"
@@ -16,6 +18,13 @@ type storeFlags struct {
 	secretFlags
 	dir string
 	url string
+}
+
+// addOverrides defines the flags that take the place of what a vault says of its keysource.
+func (s *storeFlags) addOverrides(f *pflag.FlagSet) {
+	f.StringVar(&s.dir, "key-store", "", "`DIR` of the key store, in place of the one that the vault names")
+	f.StringVar(&s.url, "keysource", "", "`URL` of the keysource, in place of the one that the vault names")
+	s.secretFlags.add(f)
 }
 
 // fromURL returns the key source URL of --key-store or --keysource, "" where neither is given.

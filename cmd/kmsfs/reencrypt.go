@@ -37,9 +37,7 @@ func (r *reencryptFlags) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&r.older, "older-than", "", "only files whose data key is older than that `TIME`, as 720h")
 	f.StringVar(&r.from, "from", "", "only files whose data key is under this `CMK`, an alias, ARN or id, or key material id")
 	f.BoolVar(&r.dryRun, "dry-run", false, "count files and bytes; change nothing")
-	f.StringVar(&r.dir, "key-store", "", "`DIR` of the key store, in place of the one that the vault names")
-	f.StringVar(&r.url, "keysource", "", "`URL` of the keysource, in place of the one that the vault names")
-	r.secretFlags.add(f)
+	r.addOverrides(f)
 	f.BoolVar(&r.out.json, "json", false, "print JSON lines, also on a terminal")
 }
 
@@ -89,7 +87,7 @@ func (r *reencryptFlags) finish(now time.Time) error {
 		}
 		r.before = now.Add(-d)
 	}
-	if _, err := keysource.KeyRef(r.from).Parse(); err != nil && r.from != "" && !isMaterialID(r.from) {
+	if _, err := keysource.KeyRef(r.from).Parse(); err != nil && r.from != "" && !keysource.IsKeyMaterialID(r.from) {
 		return faultf(errUsage, "%w", err)
 	}
 	return nil
@@ -211,7 +209,7 @@ func chooser(ctx context.Context, ks keysource.Keysource, key string) (func(*env
 		return nil, nil
 	}
 	arn := ""
-	if !isMaterialID(key) {
+	if !keysource.IsKeyMaterialID(key) {
 		m, err := ks.DescribeKey(ctx, keysource.KeyRef(key))
 		if err != nil {
 			return nil, err

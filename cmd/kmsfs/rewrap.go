@@ -50,9 +50,7 @@ func (r *rewrapFlags) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&r.shard, "shard", "", "`I/N`: work on the I-th of N parts of the key tables only; the first has the volume key too")
 	f.StringVar(&r.auditLog, "audit-log", "", "append a JSON line for each key to `FILE`")
 	f.Float64Var(&r.price, "price-per-10k", 0.03, "what 10000 calls cost, in `USD`, for --dry-run")
-	f.StringVar(&r.dir, "key-store", "", "`DIR` of the key store, in place of the one that the vault names")
-	f.StringVar(&r.url, "keysource", "", "`URL` of the keysource, in place of the one that the vault names")
-	r.secretFlags.add(f)
+	r.addOverrides(f)
 	f.BoolVar(&r.out.json, "json", false, "print JSON lines, also on a terminal")
 }
 

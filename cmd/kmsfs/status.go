@@ -72,9 +72,7 @@ as it is on the disk and is not authentic. The keysource is only asked to descri
 	f.BoolVar(&s.offline, "offline", false, "do not ask the keysource which key material is current")
 	f.BoolVar(&s.tablesOnly, "tables-only", false, "read the key tables alone, not the tree: no files, bytes and zones")
 	f.StringVar(&s.html, "html", "", "write a page with a picture to `FILE` too")
-	f.StringVar(&s.dir, "key-store", "", "`DIR` of the key store, in place of the one that the vault names")
-	f.StringVar(&s.url, "keysource", "", "`URL` of the keysource, in place of the one that the vault names")
-	s.secretFlags.add(f)
+	s.addOverrides(f)
 	s.out.add(f)
 	return cmd
 }

@@ -228,14 +228,9 @@ func (r *resolver) close() {
 	}
 }
 
-// isMaterialID tells a key material id from a reference to a CMK.
-func isMaterialID(s string) bool {
-	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
-}
-
 // matchKey says what is use of key, which is a key material id or a reference to a CMK.
 func matchKey(ctx context.Context, key string, r *resolver) (survey.Match, error) {
-	if isMaterialID(key) {
+	if keysource.IsKeyMaterialID(key) {
 		return survey.Match{
 			Wrapping: func(w envelope.Wrapping) bool {
 				own, known := ownWrapping(w.Blob)

@@ -31,6 +31,10 @@ type fingerprint struct {
 	mtime    backing.Timespec
 }
 
+func fingerprintOf(st backing.Stat) fingerprint {
+	return fingerprint{st.Ino, st.Dev, st.Size, st.Mtim}
+}
+
 // run looks from time to time, for what is not asked for keys.
 func (w *configWatch) run() {
 	t := time.NewTicker(max(w.v.keepEvery, lookEvery))
@@ -59,7 +63,7 @@ func (w *configWatch) look() {
 	if err != nil {
 		return // a mount lives on without
 	}
-	is := fingerprint{st.Ino, st.Dev, st.Size, st.Mtim}
+	is := fingerprintOf(st)
 	if is == w.seen {
 		return
 	}
@@ -82,7 +86,7 @@ func (w *configWatch) reload() error {
 		return err
 	}
 	if err = w.reread(true); err == nil {
-		w.seen = fingerprint{st.Ino, st.Dev, st.Size, st.Mtim}
+		w.seen = fingerprintOf(st)
 	}
 	return err
 }

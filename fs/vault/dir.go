@@ -168,29 +168,44 @@ func (v *Vault) state(n *Node) (*dirState, error) {
 
 // readDirFile reads the id of the directory h, and its encryption zone.
 func (v *Vault) readDirFile(h backing.Dir) (id envelope.DirID, zone string, err error) {
-	f, err := h.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
-	if err != nil {
-		if errors.Is(err, syscall.ENOENT) {
-			err = fmt.Errorf("%w: no %s in it", ErrCorrupt, envelope.DirFileName)
-		}
-		return id, "", err
-	}
-	defer f.Close()
-	var b [4 * envelope.DirFileSize]byte
-	all := b[:]
-	got, err := f.ReadAt(all, 0)
-	if err == nil && got == len(all) {
-		all = make([]byte, envelope.DirFileMax+1)
-		got, err = f.ReadAt(all, 0)
+	b, err := dirFile(h)
+	if errors.Is(err, syscall.ENOENT) {
+		err = fmt.Errorf("%w: no %s in it", ErrCorrupt, envelope.DirFileName)
 	}
 	if err != nil {
 		return id, "", err
 	}
-	id, zone, err = v.keys.ParseDirFile(all[:got])
-	if err != nil {
+	if id, zone, err = v.keys.ParseDirFile(b); err != nil {
 		return id, "", fmt.Errorf("%w: %s: %w", ErrCorrupt, envelope.DirFileName, err)
 	}
 	return id, zone, nil
+}
+
+// dirFile returns the contents of the id file of the directory h.
+func dirFile(h backing.Dir) ([]byte, error) {
+	f, err := h.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, 4*envelope.DirFileSize)
+	n, err := f.ReadAt(b, 0)
+	if err == nil && n == len(b) { // a zone with a long name
+		b = make([]byte, envelope.DirFileMax+1)
+		n, err = f.ReadAt(b, 0)
+	}
+	return b[:n], err
+}
+
+// PeekZone returns the encryption zone that the stored directory h is itself, "" for none, for who does not have the volume
+// key: it is not authentic. ENOENT is a directory without an id, envelope.ErrCorrupt one whose id is malformed.
+func PeekZone(h backing.Dir) (string, error) {
+	b, err := dirFile(h)
+	if err != nil {
+		return "", err
+	}
+	_, zone, err := envelope.PeekDirFile(b)
+	return zone, err
 }
 
 // openNodeDir opens a new handle of directory n by its place.

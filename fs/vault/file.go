@@ -350,7 +350,7 @@ func (f *file) readHeader(stored int64) error {
 		return err
 	}
 	h, err := envelope.ParseHeader(b[:got])
-	if err != nil && allZero(b[:got]) {
+	if err != nil && envelope.IsZero(b[:got]) {
 		switch lost, e := f.isZeros(stored); {
 		case e != nil:
 			return e
@@ -423,7 +423,7 @@ func (f *file) isZeros(stored int64) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if !allZero(b[:n]) {
+		if !envelope.IsZero(b[:n]) {
 			return false, nil
 		}
 		if n == 0 {

@@ -99,7 +99,7 @@ func (f *file) verify(g *group) error {
 			g.stale = true
 			continue
 		}
-		if !allZero(g.blk[sector*envelope.SectorSize:][:envelope.SectorSize]) || !f.mayLack(g.n) {
+		if !envelope.IsZero(g.blk[sector*envelope.SectorSize:][:envelope.SectorSize]) || !f.mayLack(g.n) {
 			return err
 		}
 		g.stale = true

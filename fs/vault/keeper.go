@@ -145,18 +145,3 @@ func (k *keeper) run() error {
 func (v *Vault) appends(id uint64) bool {
 	return v.shared || v.pools.writes(id) || v.renewals.writes(id)
 }
-
-func allZero(b []byte) bool {
-	for len(b) >= 8 {
-		if b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
-			return false
-		}
-		b = b[8:]
-	}
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}

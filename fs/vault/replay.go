@@ -211,7 +211,7 @@ func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.J
 	if blk.IsZero() {
 		blk.SetHeader(&envelope.Header{Log2: geo.Log2(), ID: f.id, Group: n, Loc: h.Loc})
 		from, to = 0, envelope.SectorsPerBlock-1
-	} else if err := f.verifySector(key, &blk, n, sector); err != nil && !allZero(blk[sector*envelope.SectorSize:][:envelope.SectorSize]) {
+	} else if err := f.verifySector(key, &blk, n, sector); err != nil && !envelope.IsZero(blk[sector*envelope.SectorSize:][:envelope.SectorSize]) {
 		return err // one of zeros, lost by the crash, is one of holes
 	}
 	cur, prev := blk.Slot(i)

@@ -3,7 +3,6 @@ package awskms
 import (
 	"bytes"
 	"fmt"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
@@ -85,7 +84,7 @@ func (a answer) arn(got *string, want keysource.KeyRef) error {
 
 // material checks the form of a key material id, which a KMS may leave out.
 func (a answer) material(id *string) error {
-	if s := aws.ToString(id); s != "" && (len(s) != 64 || strings.Trim(s, "0123456789abcdef") != "") {
+	if s := aws.ToString(id); s != "" && !keysource.IsKeyMaterialID(s) {
 		return a.nonsense("a key material id that is none")
 	}
 	return nil

@@ -88,7 +88,7 @@ func (r *run) reEncrypt(ctx context.Context, w envelope.Wrapping, to cmk, kc key
 		why = "a wrapped key of zeros"
 	case was != is:
 		why = "another kind of wrapped key"
-	case n.KeyMaterialID != "" && (!isMaterial(n.KeyMaterialID) || len(bytes.Trim([]byte(n.KeyMaterialID), "0")) == 0):
+	case n.KeyMaterialID != "" && (!keysource.IsKeyMaterialID(n.KeyMaterialID) || len(bytes.Trim([]byte(n.KeyMaterialID), "0")) == 0):
 		why = "a key material id that is none"
 	}
 	if why != "" {

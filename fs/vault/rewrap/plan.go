@@ -69,7 +69,7 @@ func (r *run) resolve(ctx context.Context) error {
 	}
 	if r.o.From != "" {
 		r.from = r.o.From
-		if !isMaterial(r.from) {
+		if !keysource.IsKeyMaterialID(r.from) {
 			r.from = r.arnOf(ctx, keysource.KeyRef(r.from))
 		}
 	}
@@ -84,24 +84,12 @@ func (r *run) arnOf(ctx context.Context, key keysource.KeyRef) string {
 	return string(key)
 }
 
-func isMaterial(s string) bool {
-	if len(s) != 64 {
-		return false
-	}
-	for _, c := range s {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
-}
-
 // is tells whether a CMK, perhaps named by its id alone, is that of w.
 func is(key string, w envelope.Wrapping) bool { return keysource.KeyRef(key).Matches(w.KeyARN) }
 
 // chosen tells whether Options.From lets w be changed.
 func (r *run) chosen(w envelope.Wrapping) bool {
-	return r.from == "" || isMaterial(r.from) && w.KeyMaterialID == r.from || is(r.from, w)
+	return r.from == "" || keysource.IsKeyMaterialID(r.from) && w.KeyMaterialID == r.from || is(r.from, w)
 }
 
 // goal is the CMK that the first wrapping of a data key is to be of.

@@ -10,6 +10,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
 	"kmsfs/keysource"
 )
 
@@ -92,23 +93,13 @@ func (z *zones) walk(ctx context.Context, dir backing.Dir, zone keysource.KeyRef
 	return nil
 }
 
-// zoneOf reads the zone that a stored directory is itself; "" for none.
+// zoneOf is the zone that a stored directory is itself; "" for none.
 func zoneOf(dir backing.Dir) (keysource.KeyRef, error) {
-	f, err := dir.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
-	if errors.Is(err, syscall.ENOENT) { // lost+found, or being taken apart
+	zone, err := vault.PeekZone(dir)
+	switch {
+	case errors.Is(err, syscall.ENOENT): // lost+found, or being taken apart
 		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b := make([]byte, 4096)
-	n, err := f.ReadAt(b, 0)
-	if err != nil {
-		return "", err
-	}
-	_, zone, err := envelope.PeekDirFile(b[:n])
-	if errors.Is(err, envelope.ErrCorrupt) { // as its files are: they do not open
+	case errors.Is(err, envelope.ErrCorrupt): // as its files are: they do not open
 		return "", nil
 	}
 	return keysource.KeyRef(zone), err

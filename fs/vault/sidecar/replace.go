@@ -172,7 +172,7 @@ func writeFull(f backing.File, b []byte, off int64) error {
 	}
 	for at := 0; at < len(b); {
 		end := at
-		for end < len(b) && !allZero(b[end:min(end+envelope.BlockSize, len(b))]) {
+		for end < len(b) && !envelope.IsZero(b[end:min(end+envelope.BlockSize, len(b))]) {
 			end = min(end+envelope.BlockSize, len(b))
 		}
 		if end > at {

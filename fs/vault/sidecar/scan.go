@@ -55,7 +55,7 @@ func (p *Part) Entries() iter.Seq[Entry] {
 				continue
 			}
 			e.Raw = p.raw[i*p.SlotSize : min((i+1)*p.SlotSize, len(p.raw))]
-			if allZero(e.Raw) {
+			if envelope.IsZero(e.Raw) {
 				continue
 			}
 			if len(e.Raw) < p.SlotSize {
@@ -155,7 +155,7 @@ func (s *Sidecar) begun(id uint64) bool {
 	defer f.Close()
 	b := make([]byte, envelope.MaxSlotSize+1)
 	n, err := f.ReadAt(b, 0)
-	return err == nil && n < len(b) && allZero(b[:n])
+	return err == nil && n < len(b) && envelope.IsZero(b[:n])
 }
 
 // What is read while it is being written can look damaged. It is then read again, so often and after so long.

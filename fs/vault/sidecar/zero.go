@@ -77,13 +77,13 @@ func (s *Sidecar) giveBack(f backing.File, id uint64, slotSize, size int64) erro
 		return err
 	}
 	whole = whole[:n]
-	if allZero(whole[min(n, int(slotSize)):]) {
+	if envelope.IsZero(whole[min(n, int(slotSize)):]) {
 		s.drop(id, nil)
 		return s.keys.Unlink(envelope.TableName(id))
 	}
 	for page := int64(envelope.BlockSize); page+envelope.BlockSize <= int64(n); page += envelope.BlockSize {
 		end := page
-		for end+envelope.BlockSize <= int64(n) && allZero(whole[end:end+envelope.BlockSize]) {
+		for end+envelope.BlockSize <= int64(n) && envelope.IsZero(whole[end:end+envelope.BlockSize]) {
 			end += envelope.BlockSize
 		}
 		if end > page {
@@ -92,19 +92,4 @@ func (s *Sidecar) giveBack(f backing.File, id uint64, slotSize, size int64) erro
 		}
 	}
 	return nil
-}
-
-func allZero(b []byte) bool {
-	for len(b) >= 8 {
-		if b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
-			return false
-		}
-		b = b[8:]
-	}
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }

@@ -10,6 +10,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
 )
 
 // workersPerCore is how many directories are read at once for each processor: what is not cached waits for the disk.
@@ -210,7 +211,7 @@ func (w *walker) look(d dir, q *queue) error {
 
 // zoneOf returns the zone of a directory: its own, or that of the one above it.
 func (w *walker) zoneOf(h backing.Dir, d dir) (int, error) {
-	key, err := readZone(h)
+	key, err := vault.PeekZone(h)
 	if err != nil {
 		w.r.unread(d.path+"/"+envelope.DirFileName, err)
 	}
@@ -225,22 +226,6 @@ func (w *walker) zoneOf(h backing.Dir, d dir) (int, error) {
 	}
 	r.res.Zones = append(r.res.Zones, Zone{Path: d.path, Key: key, Classes: map[int]Count{}})
 	return len(r.res.Zones) - 1, nil
-}
-
-// readZone returns the CMK of the zone that the directory h is, "" for none.
-func readZone(h backing.Dir) (string, error) {
-	f, err := h.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	var b [envelope.DirFileMax + 1]byte
-	n, err := f.ReadAt(b[:], 0)
-	if err != nil {
-		return "", err
-	}
-	_, zone, err := envelope.PeekDirFile(b[:n])
-	return zone, err
 }
 
 // file looks at one stored file.
