@@ -108,8 +108,8 @@ func TestMountRefusals(t *testing.T) {
 		code             int
 		words, hint, cmd string
 	}{
-		{3, "it is empty", "kmsfs init", "mount empty p"},
-		{3, "has no .kmsfs/vault.json", "name the directory of a vault", "mount keys p"},
+		{9, "it is empty", "kmsfs init", "mount empty p"},
+		{9, "has no .kmsfs/vault.json", "name the directory of a vault", "mount keys p"},
 		{22, "does not exist", "kmsfs init", "mount nothing p"},
 		{6, "is missing", "mkdir -p", "mount v nothing"},
 		{6, "not empty", "empty directory", "mount v full"},
@@ -119,7 +119,7 @@ func TestMountRefusals(t *testing.T) {
 		{7, "inside the vault", "outside the vault", "mount --init v v/p"},
 		{7, "inside the mountpoint", "outside the vault", "mount v ."},
 		{8, "lacks the CMK", "--key-store DIR", "mount --key-store other v p"},
-		{9, "edited", "backup", "mount edited p"},
+		{3, "edited", "backup", "mount edited p"},
 		{11, "no key store", "--key-store DIR", "mount --key-store nothing v p"},
 		{15, "is disabled", "kmsfs key enable --key-store " + b.dir + "/keys arn:aws:kms:local:000000000000:key/" + id, "mount disabled p"},
 		{2, "mount option bla", "--help", "mount -o ro,bla v p"},

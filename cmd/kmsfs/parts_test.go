@@ -33,13 +33,13 @@ func TestExitTable(t *testing.T) {
 		{nil, 0, 0},
 		{errors.New("?"), 1, 32},
 		{errUsage, 2, 1}, {keysource.ErrInvalidArgument, 2, 1},
-		{vault.ErrNotVault, 3, 32}, {errNotKMSFS, 3, 32},
+		{vault.ErrNotVault, 9, 32}, {errNotKMSFS, 9, 32},
 		{vault.ErrNotEmpty, 4, 32},
 		{vault.ErrLocked, 5, 32}, {errMounted, 5, 32},
 		{errMountpoint, 6, 32},
 		{errOverlap, 7, 32},
 		{envelope.ErrWrongKey, 8, 32}, {keysource.ErrInvalidCiphertext, 8, 32}, {keysource.ErrIncorrectKey, 8, 32},
-		{envelope.ErrCorrupt, 9, 32}, {vault.ErrCorrupt, 9, 32},
+		{envelope.ErrCorrupt, 3, 32}, {vault.ErrCorrupt, 3, 32},
 		{envelope.ErrUnsupported, 10, 32}, {keysource.ErrUnsupported, 10, 32},
 		{errNoKeyStore, 11, 32},
 		{local.ErrDamaged, 12, 32},
@@ -214,7 +214,7 @@ func TestChannel(t *testing.T) {
 	if e := <-done; e != nil {
 		t.Error(e)
 	}
-	if !isFailure(err) || exitOf(err).code != 3 || keysource.Hint(err) != "make\none" {
+	if !isFailure(err) || exitOf(err).code != 9 || keysource.Hint(err) != "make\none" {
 		t.Errorf("the failure arrived as %v, code %d, hint %q", err, exitOf(err).code, keysource.Hint(err))
 	}
 	if _, _, err := parent.receive(t.Context()); err == nil {

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"kmsfs/envelope"
-	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
 	"kmsfs/keysource"
 )
@@ -98,7 +97,7 @@ func (a *app) reencrypt(ctx context.Context, r *reencryptFlags, path string) err
 	if err := r.finish(time.Now()); err != nil {
 		return err
 	}
-	p, err := r.plan(path)
+	p, err := r.vaultPlan(path)
 	if err != nil {
 		return err
 	}
@@ -155,49 +154,33 @@ func (n notRun) Unwrap() []error { return []error{n.error, errBeforeRun} }
 
 // reencryptUnmounted opens the vault, alone, and goes through it.
 func (a *app) reencryptUnmounted(ctx context.Context, r *reencryptFlags, p mountPlan, out *reencryptOutput) error {
-	secret, _, err := r.source(a)
+	keys, err := a.openKeys(ctx, &r.storeFlags, p)
 	if err != nil {
 		return beforeRun(err)
 	}
-	secret, forget := remembered(secret)
-	defer forget()
-	u, err := keysource.ParseURL(p.Keysource)
-	if err != nil {
-		return beforeRun(explain(err, p))
-	}
-	ks, err := openKeysource(ctx, p, p.Keysource, secret, nil)
-	if err != nil {
-		return beforeRun(explain(err, p))
-	}
-	keys, err := p.Keys.decorate(ks, u.Branch)
-	if err != nil {
-		ks.Close()
-		return beforeRun(err)
-	}
-	defer keys.Close()
 	from, err := chooser(ctx, keys, r.from)
 	if err != nil {
+		keys.Close()
 		return beforeRun(explain(err, p))
 	}
-	top, err := backing.OpenDir(p.Vault)
-	if err != nil {
-		return beforeRun(explain(err, p))
-	}
-	o := vault.Options{Deadline: p.Keys.timeout() + deadlineMargin, OpenFiles: openFiles(), OpenDirs: openFiles(), KeysAhead: keysAhead}
+	access := vault.ReadWrite
 	if r.dryRun {
-		o.Access = vault.ReadOnly
+		access = vault.ReadOnly
 	}
-	v, err := vault.Open(ctx, top, keys, o)
+	v, err := openWith(ctx, p, keys, access)
+	if err != nil {
+		keys.Close()
+	}
 	if errors.Is(err, vault.ErrLocked) {
 		return beforeRun(hintf(faultf(err, "the vault %s is mounted elsewhere: %w", p.Vault, err), "kmsfs umount MOUNTPOINT there, then kmsfs reencrypt %s", quote(p.Vault)))
 	}
 	if err != nil {
-		return beforeRun(explain(err, p))
+		return beforeRun(err)
 	}
-	run := &reencryption{v: v, file: out.file,
+	run := &reencryption{v: v.Vault, file: out.file,
 		o: vault.ReencryptOptions{Before: r.before, From: from, DryRun: r.dryRun, Progress: out.progress}}
 	err = run.all(ctx, r.only)
-	if e := v.Close(); err == nil && e != nil {
+	if e := v.close(); err == nil && e != nil {
 		err = e
 	}
 	return err

@@ -118,7 +118,7 @@ func (a *app) rewrap(ctx context.Context, r *rewrapFlags, path string) error {
 	if err := r.finish(); err != nil {
 		return err
 	}
-	p, err := r.plan(path)
+	p, err := r.vaultPlan(path)
 	if err != nil {
 		return err
 	}
@@ -161,32 +161,6 @@ func (a *app) rewrap(ctx context.Context, r *rewrapFlags, path string) error {
 		err = e
 	}
 	return r.explain(err, p)
-}
-
-// plan finds the vault, which path may name by its mount, and its keysource.
-func (r *rewrapFlags) plan(path string) (p mountPlan, err error) {
-	if p.Vault, err = resolve(path); err != nil {
-		return p, err
-	}
-	if !holdsVault(p.Vault) {
-		if m, err := mountAt(p.Vault); err == nil {
-			p.Vault = m.Vault
-		}
-	}
-	if p.Keysource, err = r.fromURL(); err != nil {
-		return p, err
-	}
-	cfg, err := readConfig(p.Vault)
-	if err != nil {
-		return p, explain(err, p)
-	}
-	if p.Keysource == "" {
-		p.Keysource = cfg.Keysource
-	}
-	if r.masterKeyFile != "" {
-		p.MasterKeyFile, err = filepath.Abs(r.masterKeyFile)
-	}
-	return p, err
 }
 
 // rewrapChain is the chain of rewrap: the keysource that the vault names, and branch keys over it, which are moved as a whole.

@@ -71,7 +71,7 @@ func TestRewrap(t *testing.T) {
 		{2, "is not I/N", "--shard 1/4", "rewrap --shard 3/2 v"},
 		{2, "max-errors", "--help", "rewrap --max-errors 0 v"},
 		{2, "key id", "--help", "rewrap --to no/such/form v"},
-		{3, "not a vault", "", "rewrap keys"},
+		{9, "not a vault", "", "rewrap keys"},
 		{17, "not found", "key list", "rewrap --to alias/none v"},
 		{11, "no key store", "--key-store", "rewrap --key-store none v"},
 	} {
