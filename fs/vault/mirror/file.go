@@ -59,14 +59,14 @@ func (r *run) bring(src, dst backing.Dir, name, path string, st, old *backing.St
 	case patch:
 		return out, r.patch(src, dst, name, st, x)
 	case tree.IsFile(st):
-		return out, r.file(src, dst, name, st, x)
+		return out, r.file(src, name, dst, name, st, x)
 	}
-	return out, r.special(src, dst, name, st, x)
+	return out, r.special(src, name, dst, name, st, x)
 }
 
 // special makes what is no file and no directory.
-func (r *run) special(src, dst backing.Dir, name string, st *backing.Stat, x tree.Xattrs) error {
-	return tree.Put(dst, name, func(temp string) error {
+func (r *run) special(src backing.Dir, name string, dst backing.Dir, newName string, st *backing.Stat, x tree.Xattrs) error {
+	return tree.Put(dst, newName, func(temp string) error {
 		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 			target, err := src.Readlink(name)
 			if err == nil {
@@ -152,13 +152,13 @@ func (r *run) attributes(dst backing.Dir, name, path string, st, old *backing.St
 }
 
 // file copies a file.
-func (r *run) file(src, dst backing.Dir, name string, st *backing.Stat, x tree.Xattrs) error {
+func (r *run) file(src backing.Dir, name string, dst backing.Dir, newName string, st *backing.Stat, x tree.Xattrs) error {
 	f, err := src.Open(name, unix.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return tree.PutFile(dst, name, func(g backing.File) error {
+	return tree.PutFile(dst, newName, func(g backing.File) error {
 		if err := r.copier.Copy(r.ctx, g, f, st.Size); err != nil {
 			return err
 		}

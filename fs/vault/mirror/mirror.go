@@ -112,9 +112,8 @@ func Run(ctx context.Context, src, dst backing.Dir, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r := &run{ctx: ctx, o: o, dev: st.Dev, links: map[[2]uint64][]linked{}}
-	r.copier.Progress = func(n int64) { r.bytes.Add(n); r.progress(n) }
-	r.queue.cond = sync.NewCond(&r.queue.mu)
+	r := newRun(ctx, o)
+	r.dev = st.Dev
 	stop := context.AfterFunc(ctx, r.queue.end)
 	defer stop()
 	s, err := src.Dup()
@@ -137,6 +136,33 @@ func Run(ctx context.Context, src, dst backing.Dir, o Options) (Result, error) {
 		r.hardLinks(src, dst)
 	}
 	return r.result()
+}
+
+// Object copies src, which is no directory, to name in dst, in place of what is there but for a directory, which is EISDIR. Of o
+// Progress counts.
+func Object(ctx context.Context, src tree.At, dst backing.Dir, name string, o Options) (Result, error) {
+	r := newRun(ctx, o)
+	x, err := tree.ReadXattrs(tree.Named(src.Dir, src.Name))
+	if err != nil {
+		return Result{}, err
+	}
+	if tree.IsFile(&src.Stat) {
+		err = r.file(src.Dir, src.Name, dst, name, &src.Stat, x)
+	} else {
+		err = r.special(src.Dir, src.Name, dst, name, &src.Stat, x)
+	}
+	r.objects.Add(1)
+	if err != nil {
+		return Result{}, err
+	}
+	return r.result()
+}
+
+func newRun(ctx context.Context, o Options) *run {
+	r := &run{ctx: ctx, o: o, links: map[[2]uint64][]linked{}}
+	r.copier.Progress = func(n int64) { r.bytes.Add(n); r.progress(n) }
+	r.queue.cond = sync.NewCond(&r.queue.mu)
+	return r
 }
 
 // run is one Run.
@@ -222,9 +248,7 @@ type pair struct {
 	name     string
 	path     string
 	src, dst backing.Dir // dst is nil in a dry run of what is not there
-	st       backing.Stat
-	xattrs   tree.Xattrs
-	fresh    bool // it was made by this run
+	fresh    bool        // it was made by this run
 
 	mu    sync.Mutex
 	users int
