@@ -146,18 +146,16 @@ func (e *exporter) send(ctx context.Context, it *item) bool {
 // walk sends name in h and all below it.
 func (e *exporter) walk(ctx context.Context, h *handle, name, path string) bool {
 	it := &item{dir: h.use(), name: name, path: path}
-	kind := uint32(unix.S_IFDIR)
-	if name != "" {
-		st, err := h.d.StatAt(name)
-		if err != nil {
-			it.err = err
-		}
-		kind = st.Mode & unix.S_IFMT
+	if name == "" {
+		it.st, it.err = h.d.Stat()
+	} else {
+		it.st, it.err = h.d.StatAt(name)
 	}
+	enter := tree.IsDir(&it.st)
 	if !e.send(ctx, it) {
 		return false
 	}
-	if kind != unix.S_IFDIR {
+	if !enter {
 		return true
 	}
 	d, err := tree.At{Dir: h.d, Name: name}.OpenDir()
@@ -181,45 +179,42 @@ func (e *exporter) walk(ctx context.Context, h *handle, name, path string) bool 
 	return true
 }
 
-// load reads what the archive needs of an item, and the content of a small file.
+// load reads what the archive needs of an item, and the content of a small file. it.st is there.
 func (it *item) load() {
 	if it.err != nil {
 		return
 	}
-	if it.name == "" {
-		if it.st, it.err = it.dir.d.Stat(); it.err == nil {
-			it.xattrs, it.err = tree.ReadXattrs(it.dir.d)
-		}
-		return
-	}
 	d := it.dir.d
-	if it.st, it.err = d.StatAt(it.name); it.err != nil {
+	switch kind := it.st.Mode & unix.S_IFMT; {
+	case it.name == "":
+		it.xattrs, it.err = tree.ReadXattrs(d)
+		return
+	case kind == unix.S_IFREG:
+		it.loadFile()
+		return
+	case kind == unix.S_IFLNK:
+		if it.target, it.err = d.Readlink(it.name); it.err != nil {
+			return
+		}
+	}
+	it.xattrs, it.err = tree.ReadXattrs(tree.Named(d, it.name))
+}
+
+// loadFile reads the attributes of a file, and all of a small one.
+func (it *item) loadFile() {
+	f, st, err := it.dir.d.OpenStat(it.name, unix.O_RDONLY, 0)
+	if err != nil {
+		it.err = err
 		return
 	}
-	if it.xattrs, it.err = tree.ReadXattrs(tree.Named(d, it.name)); it.err != nil {
+	defer f.Close()
+	it.st = st
+	if it.xattrs, it.err = tree.ReadXattrs(f); it.err != nil || st.Size > small {
 		return
 	}
-	switch it.st.Mode & unix.S_IFMT {
-	case unix.S_IFLNK:
-		it.target, it.err = d.Readlink(it.name)
-	case unix.S_IFREG:
-		if it.st.Size > small {
-			return
-		}
-		f, st, err := d.OpenStat(it.name, unix.O_RDONLY, 0)
-		if err != nil {
-			it.err = err
-			return
-		}
-		defer f.Close()
-		it.st = st
-		if it.data = make([]byte, min(st.Size, small)); len(it.data) < int(st.Size) {
-			it.data = nil // it has grown
-			return
-		}
-		n, err := f.ReadAt(it.data, 0)
-		it.data, it.st.Size, it.whole, it.err = it.data[:n], int64(n), true, err
-	}
+	it.data = make([]byte, st.Size)
+	n, err := f.ReadAt(it.data, 0)
+	it.data, it.st.Size, it.whole, it.err = it.data[:n], int64(n), true, err
 }
 
 // write writes the items in their order.
