@@ -67,8 +67,9 @@ type Finding struct {
 	Ranges []Range `json:"ranges,omitempty"`
 	Err    error   `json:"-"`
 
-	slot  uint32   // of a Record
-	attrs []string // stored names, of an Xattr
+	slot     uint32 // of a Record
+	slotSize int
+	attrs    []string // stored names, of an Xattr
 }
 
 // Damage says whether f is damage; else it is why something could not be looked at, or a Note.

@@ -57,7 +57,7 @@ func (c *checker) tables() error {
 				continue
 			}
 			f := finding(Record, at, e.Err)
-			f.slot, f.What = e.Loc.Slot, fmt.Sprintf("slot %d: %v", e.Loc.Slot, e.Err)
+			f.slot, f.slotSize, f.What = e.Loc.Slot, p.SlotSize, fmt.Sprintf("slot %d: %v", e.Loc.Slot, e.Err)
 			c.add(f)
 		}
 		records.Add(n)
