@@ -25,10 +25,10 @@ const (
 
 // Difference is one.
 type Difference struct {
-	Change Change
-	Path   string // stored
-	What   string
-	Err    error // of Unread
+	Change Change `json:"change"`
+	Path   string `json:"stored"`
+	What   string `json:"what"`
+	Err    error  `json:"-"` // of Unread
 }
 
 // Compare holds the vault in top against the manifest, which the caller has verified. It reads all files.
