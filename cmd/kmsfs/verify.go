@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -164,6 +165,9 @@ func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) 
 	}
 	if v.want != nil && len(vaults) != 1 {
 		return hintf(faultf(errUsage, "a manifest is of one vault, and there are %d in %s", len(vaults), paths[0]), "kmsfs verify --manifest FILE PATH")
+	}
+	if a.env("GOGC") == "" {
+		debug.SetGCPercent(gcPercent) // little is in use
 	}
 	out := newVerifyOutput(a, v)
 	all := []verifyInfo{}

@@ -87,7 +87,7 @@ func (o *verifyOutput) vault(i *verifyInfo) error {
 		fmt.Fprintf(o.a.stdout, "%s: moved [%s] to [%s]\n", oneLine(i.Vault), shown(m.Stored), shown(m.To))
 	}
 	if i.Error != "" {
-		_, err := fmt.Fprintf(o.a.stdout, "%s: not verified: %s\n", oneLine(i.Vault), i.Error)
+		_, err := fmt.Fprintf(o.a.stdout, "%s: error: %s\n", oneLine(i.Vault), i.Error)
 		return err
 	}
 	_, err := fmt.Fprintf(o.a.stdout, "%s: %s\n", oneLine(i.Vault), i.summary())

@@ -46,7 +46,7 @@ func (a *app) verifyVault(ctx context.Context, v *verifyFlags, path string, out 
 	}
 	damaged := err != nil // the config, which the check tells
 	if !v.noKeys && !damaged {
-		if s.keys, err = a.openKeys(ctx, &v.storeFlags, s.plan); err != nil {
+		if s.keys, err = a.openKeysFor(ctx, &v.storeFlags, s.plan, oneUse); err != nil {
 			return info, keysource.WithHint(err, noKeysHint(keysource.Hint(err)))
 		}
 		defer s.keys.Close()
