@@ -71,6 +71,7 @@ func (b *bench) verify(code int, line string) verifyInfo {
 
 // TestVerify finds damage, moves it aside, and finds none.
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	b := mountBench(t, "p")
 	b.mkdir("many")
 	b.ok("mount --init --key-store keys many/v p")
@@ -118,6 +119,7 @@ func TestVerify(t *testing.T) {
 
 // TestVerifyDenied: a key that is refused is told, and does not keep the rest from being looked at.
 func TestVerifyDenied(t *testing.T) {
+	t.Parallel()
 	b := mountBench(t, "p")
 	b.ok("key create --key-store keys --alias alias/z")
 	b.ok("mount --init --key-store keys v p")
@@ -150,6 +152,7 @@ func TestVerifyDenied(t *testing.T) {
 
 // TestManifest: who has no keys finds what was changed, put back, exchanged, added and removed.
 func TestManifest(t *testing.T) {
+	t.Parallel()
 	b := mountBench(t, "p")
 	b.ok("mount --init --key-store keys v p")
 	b.write("p/one", strings.Repeat("1", 9000))

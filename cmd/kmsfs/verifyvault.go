@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -111,7 +113,8 @@ func (s *verifying) with(ctx context.Context, f func(o check.Options) (*check.Re
 		defer v.Close()
 	}
 	r, err := f(o)
-	if err == nil && broken != nil {
+	told := err == nil && slices.ContainsFunc(r.Findings, func(f check.Finding) bool { return strings.HasPrefix(f.Stored, envelope.ControlDir+"/") && f.Damage() })
+	if err == nil && broken != nil && !told {
 		r.Findings = append([]check.Finding{*broken}, r.Findings...)
 	}
 	return r, err

@@ -2,12 +2,14 @@ package check_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
@@ -202,16 +204,6 @@ func (s *sample) must(err error) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-}
-
-// tables are the paths of the key tables.
-func (s *sample) tables() []string {
-	s.t.Helper()
-	names, err := filepath.Glob(filepath.Join(s.dir, ".kmsfs/keys/????????????????"))
-	if err != nil || len(names) == 0 {
-		s.t.Fatalf("key tables: %v, %v", names, err)
-	}
-	return names
 }
 
 // record returns the table and slot of a file's record.
@@ -410,5 +402,67 @@ func TestDamage(t *testing.T) {
 				t.Errorf("with keys: %q, want %q: %+v", got, c.with, r.Findings)
 			}
 		})
+	}
+}
+
+// TestHalfReencrypted finds nothing in a file that is between two keys.
+func TestHalfReencrypted(t *testing.T) {
+	s := newSample(t)
+	v := s.open(vault.ReadWrite)
+	n, _, err := v.Lookup(v.Root(), "big")
+	s.must(err)
+	half, stop := context.WithCancel(ctx)
+	defer stop()
+	out := v.Reencrypt(half, []*vault.Node{n}, vault.ReencryptOptions{Progress: func(int64) { stop() }})
+	if !errors.Is(out[0].Err, vault.ErrUnfinished) {
+		t.Fatalf("it is not half done: %+v", out)
+	}
+	s.close(v)
+	for _, keys := range []bool{false, true} {
+		if r := s.check(keys); len(r.Findings) != 0 {
+			t.Errorf("keys %v: %+v", keys, r.Findings)
+		}
+	}
+	s.flip(s.path("big"), 4096+5)
+	s.flip(s.path("big"), -5)
+	if got, want := lines(s.check(true).Findings), []string{"chunks big 0-4096 3141632-3145728"}; !slices.Equal(got, want) {
+		t.Errorf("damage in both halves: %q, want %q", got, want)
+	}
+}
+
+// TestSparse does not take the time of its size for a file of holes.
+func TestSparse(t *testing.T) {
+	s := newSample(t)
+	v := s.open(vault.ReadWrite)
+	n, _, err := v.Create(v.Root(), "sparse", 0o644, vault.Caller{})
+	s.must(err)
+	for _, off := range []int64{0, 1 << 39, 1<<40 - 1} {
+		_, err := v.Write(ctx, n, []byte("x"), off, vault.KeepPrivileges)
+		s.must(err)
+	}
+	s.close(v)
+	s.find()
+	began := time.Now()
+	for _, keys := range []bool{false, true} {
+		if r := s.check(keys); len(r.Findings) != 0 {
+			t.Errorf("keys %v: %+v", keys, r.Findings)
+		}
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// TestCanceled ends when it is told to.
+func TestCanceled(t *testing.T) {
+	s := newSample(t)
+	v := s.open(vault.ReadOnly)
+	defer s.close(v)
+	top := s.top()
+	defer top.Close()
+	ended, stop := context.WithCancel(ctx)
+	stop()
+	if _, err := check.Run(ended, top, check.Options{Vault: v}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
 	}
 }
