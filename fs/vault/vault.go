@@ -238,7 +238,7 @@ func Create(ctx context.Context, top backing.Dir, ks keysource.Keysource, c Crea
 func WriteConfig(ctl backing.Dir, b []byte) error { return writeAside(ctl, configAside, configName, b) }
 
 // writeAside makes b the content of name in dir: written and synced as aside, renamed, and the rename synced. What it
-// replaces keeps its owner.
+// replaces keeps its owner; what is new gets that of dir.
 func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 	if err := dir.Unlink(aside); err != nil && !errors.Is(err, syscall.ENOENT) {
 		return err
@@ -248,7 +248,11 @@ func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 		return err
 	}
 	_, err = f.WriteAt(b, 0)
-	if old, e := dir.StatAt(name); err == nil && e == nil && (old.UID != uint32(os.Geteuid()) || old.GID != uint32(os.Getegid())) {
+	old, e := dir.StatAt(name)
+	if errors.Is(e, syscall.ENOENT) {
+		old, e = dir.Stat()
+	}
+	if err == nil && e == nil && (old.UID != uint32(os.Geteuid()) || old.GID != uint32(os.Getegid())) {
 		if err = f.Chown(old.UID, old.GID); errors.Is(err, syscall.EPERM) && old.UID == uint32(os.Geteuid()) {
 			err = nil // the group may differ, the owner could not use it any more
 		}
@@ -415,12 +419,21 @@ func (v *Vault) takeLock() (err error) {
 	if v.shared {
 		mode = backing.LockShared
 	}
-	v.lock, err = v.ctlDir.Lock(lockName, mode)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return ErrLocked
-	}
+	v.lock, err = lock(v.ctlDir, mode)
 	return err
 }
+
+func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
+	f, err := ctl.Lock(lockName, mode)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	return f, err
+}
+
+// LockAlone takes the lock of the vault whose directory .kmsfs is ctl as an exclusive mount does; closing what it returns
+// lets go of it. ErrLocked where a mount that may write has it.
+func LockAlone(ctl backing.Dir) (backing.File, error) { return lock(ctl, backing.LockExclusive) }
 
 // openVolumeKey unwraps the volume key and verifies the config with it.
 func (v *Vault) openVolumeKey(ctx context.Context) (*envelope.VolumeKeys, error) {

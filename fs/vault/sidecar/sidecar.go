@@ -2,12 +2,12 @@
 // replaces records. It needs no key and asks no keysource, so that what moves wrapped keys about needs no vault key.
 //
 // Start with [Open]. A reader takes [Sidecar.Record] or [Sidecar.Scan]; a mount appends with a [Writer] and erases with
-// [Sidecar.Zero]; a rewrap changes records with [Sidecar.Replace].
+// [Sidecar.Zero]; a rewrap changes records with [Sidecar.Replace]; what a backup has of them comes back by [Sidecar.Restore].
 //
-// It guarantees that a record that Append or Replace has returned for is durable, that a table is old or new as a whole
-// after a crash during Replace, and that a slot that was zero is never anything else again. Whoever writes holds
-// .kmsfs/keys.lock, which excludes other processes and hosts, for the time of the writes alone; who only reads touches
-// no lock and writes nothing. It does not make zeroing durable: the caller's next syncfs does.
+// It guarantees that a record that Append, Replace or Restore has returned for is durable, that a table is old or new as a
+// whole after a crash during Replace or Restore, and that a slot that was zero is never anything else again, but by Restore.
+// Whoever writes holds .kmsfs/keys.lock, which excludes other processes and hosts, for the time of the writes alone; who
+// only reads touches no lock and writes nothing. It does not make zeroing durable: the caller's next syncfs does.
 //
 // Lock order: the writer's lock (Locked), then mu. All methods are safe for concurrent use, but those of Writer.
 package sidecar
