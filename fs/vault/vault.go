@@ -356,8 +356,8 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	if v.keys, err = v.openVolumeKey(ctx); err != nil {
 		return nil, err
 	}
-	if v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if err = v.openSidecar(); err != nil {
+		return nil, err
 	}
 	if v.tmpDir, err = v.ctlDir.OpenDir(tmpName); err != nil {
 		if !v.readOnly && errors.Is(err, syscall.ENOENT) { // a copy may lack an empty directory
@@ -408,6 +408,24 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 		}()
 	}
 	return v, nil
+}
+
+// openSidecar opens the key tables. A copy may lack the directory of them, as where files without a data key alone were
+// restored.
+func (v *Vault) openSidecar() (err error) {
+	v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume)
+	if errors.Is(err, syscall.ENOENT) {
+		v.log.Warn(".kmsfs/keys is missing: no file that has a data key opens; kmsfs keys import puts it right")
+		if v.readOnly {
+			v.sidecar, err = sidecar.Empty(v.ctlDir, v.cfg.Volume), nil
+		} else if err = v.ctlDir.Mkdir(keysName, 0o700); err == nil {
+			v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume)
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
 }
 
 // takeLock makes sure that an exclusive mount is alone.

@@ -65,12 +65,14 @@ func (s *Sidecar) restore(h envelope.TableHeader, records []Found) (left []uint3
 	}
 	var still []Change
 	for _, r := range records {
-		is, err := holds(old, h, r)
+		now, stays, err := holds(old, h, r)
 		switch {
 		case err != nil:
 			return nil, err
-		case is:
+		case stays && !(damaged && now != nil):
 			left = append(left, r.Slot)
+		case stays: // nobody could read it there
+			still = append(still, Change{Slot: r.Slot, Record: now})
 		default:
 			still = append(still, Change{Slot: r.Slot, Record: r.Record})
 		}
@@ -86,21 +88,28 @@ func (s *Sidecar) restore(h envelope.TableHeader, records []Found) (left []uint3
 	return left, s.rewrite(old, h, still)
 }
 
-// holds tells whether the slot of r is to be left as it is: it holds the record of that file, or one of a later version.
-func holds(old backing.File, h envelope.TableHeader, r Found) (bool, error) {
+// holds tells whether the slot of r is to be left as it is: it holds the record of that file, which is returned, or one of
+// a later version.
+func holds(old backing.File, h envelope.TableHeader, r Found) (now *envelope.Record, stays bool, err error) {
 	if r.Slot == 0 {
-		return true, nil
+		return nil, true, nil
 	}
 	if old == nil {
-		return false, nil
+		return nil, false, nil
 	}
 	b := make([]byte, h.SlotSize)
 	n, err := old.ReadAt(b, int64(r.Slot)*int64(h.SlotSize))
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
-	now, err := envelope.ParseRecord(b[:n])
-	return err == nil && now.ID == r.Record.ID || errors.Is(err, envelope.ErrUnsupported), nil
+	now, err = envelope.ParseRecord(b[:n])
+	switch {
+	case err == nil && now.ID == r.Record.ID:
+		return now, true, nil
+	case errors.Is(err, envelope.ErrUnsupported):
+		return nil, true, nil
+	}
+	return nil, false, nil
 }
 
 // guessSlotSize returns the slot size of a table whose header does not open: that by which most records do, or other

@@ -150,6 +150,9 @@ const partSlots = TableSlots
 
 // gone tells whether table id has been removed.
 func (s *Sidecar) gone(id uint64) bool {
+	if s.keys == nil {
+		return true
+	}
 	_, err := s.keys.StatAt(envelope.TableName(id))
 	return errors.Is(err, syscall.ENOENT)
 }
