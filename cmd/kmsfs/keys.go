@@ -111,7 +111,7 @@ func writeWhole(name string, write func(io.Writer) error, worse func() bool) (ke
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, ".kmsfs-keys-*")
 	if err != nil {
-		return "", faultf(err, "--output: %w", err)
+		return "", hintf(faultf(err, "--output: %w", err), "name a file in a directory that is there and can be written")
 	}
 	defer os.Remove(f.Name()) // when it has not got its name
 	err = write(f)
