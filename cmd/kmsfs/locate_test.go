@@ -66,6 +66,13 @@ func (b *bench) opens(what, dir, name, text string) {
 	}
 	for _, options := range ways {
 		b.ok("mount " + options + " " + dir + " p")
+		listed := false
+		if err := filepath.WalkDir(b.dir+"/p", func(p string, _ os.DirEntry, err error) error {
+			listed = listed || p == b.dir+"/p/"+name
+			return err
+		}); err != nil || !listed {
+			b.t.Errorf("%s: %s is not listed: %v", what, name, err)
+		}
 		got, err := os.ReadFile(b.dir + "/p/" + name)
 		if link, e := os.Readlink(b.dir + "/p/" + name); e == nil {
 			got, err = []byte("-> "+link), nil

@@ -380,6 +380,9 @@ func TestImportCut(t *testing.T) {
 				w.fs = cut.Crash(memfs.Policy{Names: memfs.Names(seed % 3), Sectors: seed%2 == 0, Choose: memfs.Random(seed<<16 | uint64(k))})
 			}
 			kept := w.damagedConfigs()
+			if err == nil && len(w.lost()) > 0 {
+				t.Fatalf("policy %d: what was put in is lost by a cut of the power", seed)
+			}
 			done := w.imported(key)
 			if lost := w.lost(); len(lost) > 0 || len(done.Missing) > 0 {
 				t.Fatalf("cut %d, policy %d: lost %q, %+v", k, seed, lost, done)

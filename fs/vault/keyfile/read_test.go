@@ -114,8 +114,12 @@ func TestHostile(t *testing.T) {
 		"more behind its end": edit(func(all []member) []member {
 			return append(all, member{tar.Header{Typeflag: tar.TypeReg, Name: "x"}, nil})
 		}),
-		"a table too few":  edit(func(all []member) []member { return append(all[:2], all[3:]...) }),
-		"a table twice":    edit(func(all []member) []member { return append(all[:3], all[2:]...) }),
+		"a table too few": edit(func(all []member) []member { return append(all[:2], all[3:]...) }),
+		"a table twice": edit(func(all []member) []member {
+			n := len(all) - 1
+			all[n].body = []byte(`{"tables":2,"records":10}`)
+			return append(append(all[:3:3], all[2]), all[n])
+		}),
 		"no config":        edit(func(all []member) []member { return append(all[:1], all[2:]...) }),
 		"config elsewhere": edit(func(all []member) []member { all[0], all[1] = all[1], all[0]; return all }),
 		"damaged config":   edit(func(all []member) []member { all[1].body = all[1].body[:50]; return all }),
@@ -124,11 +128,12 @@ func TestHostile(t *testing.T) {
 		"other name":       edit(func(all []member) []member { all[2].Name = ".kmsfs/keys/0123456789ABCDEF"; return all }),
 		"table 0":          edit(func(all []member) []member { all[2].Name = ".kmsfs/keys/0000000000000000"; return all }),
 		"symlink": edit(func(all []member) []member {
-			all[2] = member{tar.Header{Typeflag: tar.TypeSymlink, Name: all[2].Name, Linkname: "/etc/passwd"}, nil}
-			return all
+			n := len(all) - 1
+			all[n].body = bytes.Replace(all[n].body, []byte(`"tables":1`), []byte(`"tables":2`), 1)
+			return append(all[:n], member{tar.Header{Typeflag: tar.TypeSymlink, Name: ".kmsfs/keys/0123456789abcdef", Linkname: "/etc/passwd"}, nil}, all[n])
 		}),
 		"sparse": edit(func(all []member) []member {
-			all[2].PAXRecords = map[string]string{"VENDOR.x": "y"}
+			all[2].PAXRecords = map[string]string{"VENDOR.abcdefg": "y"}
 			all[2].Format = tar.FormatPAX
 			return all
 		}),
@@ -147,7 +152,7 @@ func TestHostile(t *testing.T) {
 		"large table": edit(func(all []member) []member { all[2].body = make([]byte, 65<<20); return all }),
 	} {
 		if name == "sparse" { // which the package does not write: the record is made one by its name
-			b = bytes.Replace(b, []byte("VENDOR.x=y"), []byte("GNU.sparse"), 1)
+			b = bytes.Replace(b, []byte("VENDOR.abcdefg"), []byte("GNU.sparse.abc"), 1)
 		}
 		if err := readAll(bytes.NewReader(b), func(keyfile.Table) error { return nil }); !errors.Is(err, envelope.ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)

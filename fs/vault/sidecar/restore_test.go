@@ -50,7 +50,7 @@ func TestRestore(t *testing.T) {
 		}
 		f.Close()
 		s = open(t, fs)
-		h := envelope.TableHeader{SlotSize: 512, ID: id, Volume: volume}
+		h := envelope.TableHeader{SlotSize: 1024, ID: id, Volume: volume}
 		// 0 is there, 1 was erased and needs a larger slot, 20 is behind the end.
 		found := []sidecar.Found{{Slot: locs[0].Slot, Record: record(0, "new", 1)}, {Slot: locs[1].Slot, Record: record(1, "new", 8)},
 			{Slot: 3000, Record: record(20, "new", 1)}}
