@@ -147,7 +147,7 @@ func TestImport(t *testing.T) {
 			w.setTables(all)
 		},
 	} {
-		for _, more := range [][]string{nil, {"alias/c"}, {"alias/c", "alias/d", "alias/e"}} {
+		for _, more := range [][]string{nil, {"alias/c", "alias/d", "alias/e"}} {
 			t.Run(fmt.Sprintf("%s, %d wrappings", name, 1+len(more)), func(t *testing.T) {
 				w := newWorld(t, more...)
 				w.zone = []string{"zone"}
@@ -165,7 +165,8 @@ func TestImport(t *testing.T) {
 						dropped++
 					}
 				}
-				maps.DeleteFunc(gone, func(id envelope.FileID, _ bool) bool { return w.recordsOf("plain")[id] })
+				stay := w.recordsOf("plain")
+				maps.DeleteFunc(gone, func(id envelope.FileID, _ bool) bool { return stay[id] })
 				if len(gone) < 4 {
 					t.Fatalf("%d files were deleted", len(gone))
 				}
