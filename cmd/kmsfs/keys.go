@@ -172,7 +172,7 @@ func keylessFiles(list []survey.Stored) []keylessFile {
 func explainKeyFile(err error, p mountPlan) error {
 	switch {
 	case errors.Is(err, keyfile.ErrOtherVault):
-		return hintf(faultf(errUsage, "%w", err), "name a key file that was exported from this vault; --volume-id says that it is this vault's")
+		return hintf(faultf(errUsage, "%w", err), "name a key file that was exported from this vault; for keys import, --volume-id says that it is this vault's")
 	case errors.Is(err, envelope.ErrCorrupt):
 		return hintf(err, "name another file that kmsfs keys export has written")
 	}

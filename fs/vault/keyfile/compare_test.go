@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -74,6 +75,23 @@ func TestCompare(t *testing.T) {
 	w.must(err)
 	if _, err := keyfile.Compare(t.Context(), w.fs.Root(), k); !errors.Is(err, keyfile.ErrOtherVault) {
 		t.Errorf("another vault: %v", err)
+	}
+}
+
+// TestNeverSynced: a stored file of zeros, as a cut of the power leaves it, has no key and stands in nobody's way; one that is
+// damaged does.
+func TestNeverSynced(t *testing.T) {
+	w := newWorld(t)
+	w.add("a", 2)
+	key := w.export()
+	name := strings.Repeat("A", 43)
+	w.write(w.fs.Root(), name, make([]byte, 300000))
+	if c := w.compared(key); c.Files != 2 || c.Unread != 0 || !c.Complete() {
+		t.Errorf("zeros: %+v", c)
+	}
+	w.write(w.fs.Root(), name, append(make([]byte, 200000), 1))
+	if c := w.compared(key); c.Unread != 1 || c.Complete() || len(c.Problems) != 1 || c.Problems[0].Path != name {
+		t.Errorf("not only zeros: %+v", c)
 	}
 }
 

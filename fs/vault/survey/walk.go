@@ -252,6 +252,9 @@ func (w *walker) file(h backing.Dir, name string, join func(string) string, zone
 		return
 	}
 	head, err := headOf(f)
+	if err != nil && r.visit != nil && neverSynced(f, st.Size) {
+		return
+	}
 	if err != nil {
 		r.unread(join(name), err)
 		return
