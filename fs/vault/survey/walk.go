@@ -151,15 +151,16 @@ func (w *walker) file(h backing.Dir, name string, join func(string) string, zone
 		w.empty++
 		return
 	}
-	var b [envelope.HeaderSize]byte
-	n, err := f.ReadAt(b[:], 0)
+	head, err := headOf(f)
+	if err != nil && r.visit != nil && neverSynced(f, st.Size) {
+		return
+	}
 	if err != nil {
 		r.unread(join(name), err)
 		return
 	}
-	head, err := envelope.ParseHeader(b[:n])
-	if err != nil {
-		r.unread(join(name), err)
+	if r.visit != nil {
+		r.visit(Stored{join(name), head})
 		return
 	}
 	c := r.belongs(head, zone)
@@ -181,6 +182,16 @@ func (w *walker) file(h backing.Dir, name string, join func(string) string, zone
 		sum.Records++
 	}
 	classes[c] = sum
+}
+
+// headOf reads the header of a stored file.
+func headOf(f backing.File) (envelope.Header, error) {
+	var b [envelope.HeaderSize]byte
+	n, err := f.ReadAt(b[:], 0)
+	if err != nil {
+		return envelope.Header{}, err
+	}
+	return envelope.ParseHeader(b[:n])
 }
 
 // belongs returns the class of the record that a header names, 0 where there is none, and notes the zone of its file.
