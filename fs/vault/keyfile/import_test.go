@@ -73,7 +73,7 @@ func TestImport(t *testing.T) {
 		"tables cut within": func(w *world, _ *[]byte) {
 			all := w.tables()
 			for name, b := range all {
-				all[name] = b[:len(b)/2-100]
+				all[name] = b[:min(len(b)/2-100, 5000)] // in the second half may be spare records alone
 			}
 			w.setTables(all)
 		},
