@@ -133,7 +133,10 @@ func sameRecord(a, b []byte) bool {
 // copyTable writes to f the table in old, whose slots have z bytes, under header h and with the changes, some of which may
 // be behind its end. A nil old is empty.
 func copyTable(f, old backing.File, h envelope.TableHeader, z int, changes []Change) error {
-	grown, end := int(h.SlotSize), int64(changes[len(changes)-1].Slot)+1
+	grown, end := int(h.SlotSize), int64(0)
+	if n := len(changes); n > 0 {
+		end = int64(changes[n-1].Slot) + 1
+	}
 	from := make([]byte, partSlots*z)
 	for first := int64(0); ; first += partSlots {
 		n, err := 0, error(nil)
