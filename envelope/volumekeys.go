@@ -15,6 +15,7 @@ type VolumeKeys struct {
 	xattrName             *prf
 	xattrTag, xattrStream *prf
 	journal               *prf
+	manifest              [KeySize]byte // seed of the key that signs manifests
 	root                  DirID
 	commitment            [32]byte
 	b64                   *base64.Encoding
@@ -38,6 +39,7 @@ func NewVolumeKeys(volumeKey []byte) (*VolumeKeys, error) {
 		xattrTag:    newPRF(derive(ctxXattrTag, volumeKey)),
 		xattrStream: newPRF(derive(ctxXattrStream, volumeKey)),
 		journal:     newPRF(derive(ctxJournalMAC, volumeKey)),
+		manifest:    derive(ctxManifestSigning, volumeKey),
 		root:        DirID(root[:16]),
 		commitment:  derive(ctxVolumeCommitment, volumeKey),
 		b64:         newBase64(),
@@ -56,6 +58,7 @@ func (k *VolumeKeys) Wipe() {
 		k.linkStream, k.xattrName, k.xattrTag, k.xattrStream, k.journal} {
 		p.wipe()
 	}
+	clear(k.manifest[:])
 }
 
 // Format prints no key bytes, whatever the verb.

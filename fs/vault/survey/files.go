@@ -8,6 +8,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/walk"
 )
 
 // Stored is a stored file that has a data key.
@@ -33,7 +34,7 @@ func File(top backing.Dir, path string) (s Stored, ok bool, err error) {
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
 		up, name = path[:i], path[i+1:]
 	}
-	d, err := (&run{top: top}).open(up)
+	d, err := walk.Open(top, up)
 	if err != nil {
 		return s, false, goneIsNone(err)
 	}
