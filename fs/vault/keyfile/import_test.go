@@ -73,9 +73,7 @@ func TestImport(t *testing.T) {
 		"tables cut within": func(w *world, _ *[]byte) {
 			all := w.tables()
 			for name, b := range all {
-				h, err := envelope.ParseTableHeader(b)
-				w.must(err)
-				all[name] = b[:min(len(b), 2*int(h.SlotSize)+100)] // the first record is left
+				all[name] = b[:min(len(b)/2-100, 5000)] // in the second half may be spare records alone
 			}
 			w.setTables(all)
 		},
