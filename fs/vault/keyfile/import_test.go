@@ -148,6 +148,9 @@ func TestImport(t *testing.T) {
 		},
 	} {
 		for _, more := range [][]string{nil, {"alias/c", "alias/d", "alias/e"}} {
+			if more != nil && testing.Short() {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s, %d wrappings", name, 1+len(more)), func(t *testing.T) {
 				w := newWorld(t, more...)
 				w.zone = []string{"zone"}
