@@ -346,7 +346,7 @@ func TestVerifyLive(t *testing.T) {
 	defer wg.Wait()
 	defer cancel()
 	looked, gone := 0, int64(0)
-	for began := time.Now(); time.Since(began) < 6*time.Second; {
+	for began := time.Now(); time.Since(began) < 4*time.Second; {
 		for _, flags := range []string{"", "--no-keys "} {
 			got := b.verify(0, flags+"v")
 			for _, f := range got.Findings {

@@ -149,10 +149,10 @@ const (
 	freezeTry  = 3
 )
 
-// confirm leaves of the findings those that are no changes under way.
+// confirm leaves of the findings those that are no changes under way. The config is replaced as a whole, and never is.
 func (s *verifying) confirm(ctx context.Context) error {
 	for _, pause := range pauses() {
-		if len(s.info.Findings) == 0 {
+		if !slices.ContainsFunc(s.info.Findings, func(f check.Finding) bool { return f.Kind != check.Config }) {
 			return nil
 		}
 		select {
