@@ -228,6 +228,10 @@ func (s *verifying) repair(ctx context.Context) error {
 	if err != nil {
 		return explain(err, s.plan)
 	}
+	if s.info.Bytes == 0 && slices.ContainsFunc(s.info.Findings, func(f check.Finding) bool { return f.Kind == check.NoRecord }) {
+		return hintf(faultf(vault.ErrCorrupt, "no file opens in %s; nothing was moved", s.plan.Vault),
+			"restore %s/%s/keys from a backup first", quote(s.plan.Vault), envelope.ControlDir)
+	}
 	moved, err := check.Repair(ctx, s.top, cfg.Volume, s.info.Findings, time.Now())
 	for _, m := range moved {
 		s.info.Moved = append(s.info.Moved, movedInfo{m.Stored, m.To})
