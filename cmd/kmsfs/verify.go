@@ -172,7 +172,7 @@ func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) 
 	out := newVerifyOutput(a, v)
 	all := []verifyInfo{}
 	damaged := 0
-	var failed error // the first
+	var failed, stopped error // the first of a vault, and of one that was not wholly looked at or repaired
 	for _, path := range vaults {
 		info, err := a.verifyVault(ctx, v, path, out)
 		if ctx.Err() != nil {
@@ -183,6 +183,9 @@ func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) 
 			err = info.unread()
 		} else {
 			info.Error = oneLine(err.Error())
+			if stopped == nil {
+				stopped = err
+			}
 		}
 		if failed == nil {
 			failed = err
@@ -201,6 +204,8 @@ func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) 
 		}
 	}
 	switch {
+	case damaged > 0 && v.repair && stopped != nil: // not all was moved
+		return stopped
 	case damaged > 0:
 		hint := "restore what is named from a backup; kmsfs verify --repair moves it aside"
 		if v.repair {

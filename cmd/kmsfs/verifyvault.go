@@ -149,10 +149,10 @@ const (
 	freezeTry  = 3
 )
 
-// confirm leaves of the findings those that are no changes under way.
+// confirm leaves of the findings those that are no changes under way. The config is replaced as a whole, and never is.
 func (s *verifying) confirm(ctx context.Context) error {
 	for _, pause := range pauses() {
-		if len(s.info.Findings) == 0 {
+		if !slices.ContainsFunc(s.info.Findings, func(f check.Finding) bool { return f.Kind != check.Config }) {
 			return nil
 		}
 		select {
@@ -227,6 +227,10 @@ func (s *verifying) repair(ctx context.Context) error {
 	cfg, err := vault.ReadConfig(s.top)
 	if err != nil {
 		return explain(err, s.plan)
+	}
+	if s.info.Bytes == 0 && slices.ContainsFunc(s.info.Findings, func(f check.Finding) bool { return f.Kind == check.NoRecord }) {
+		return hintf(faultf(vault.ErrCorrupt, "no file opens in %s; nothing was moved", s.plan.Vault),
+			"restore %s/%s/keys from a backup first", quote(s.plan.Vault), envelope.ControlDir)
 	}
 	moved, err := check.Repair(ctx, s.top, cfg.Volume, s.info.Findings, time.Now())
 	for _, m := range moved {

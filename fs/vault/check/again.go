@@ -22,7 +22,10 @@ func Again(ctx context.Context, top backing.Dir, o Options, findings []Finding) 
 	if c.cfg == nil {
 		return c.result(), nil
 	}
-	if err := c.control(); err != nil { // also for the records of files
+	if err := c.control(); err != nil {
+		return nil, err
+	}
+	if err := c.tablesAgain(findings); err != nil {
 		return nil, err
 	}
 	c.res.Findings = slices.DeleteFunc(c.res.Findings, func(f Finding) bool {

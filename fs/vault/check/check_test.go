@@ -295,6 +295,11 @@ func TestDamage(t *testing.T) {
 		}, nil, []string{"chunks big 253952-262144 3141632-3145728"}},
 		"byte of an index block": {func(s *sample) { s.flip(s.path("big"), 64*4096+700) }, nil, []string{"chunks big 258048-516096"}},
 		"byte of a group header": {func(s *sample) { s.flip(s.path("big"), 64*4096+9) }, []string{"file"}, []string{"chunks big 258048-516096"}},
+		"index block of another place": {func(s *sample) {
+			b := s.read(s.path("big"))
+			copy(b[128*4096:129*4096], b[64*4096:])
+			s.write(s.path("big"), b)
+		}, []string{"file"}, []string{"chunks big 516096-774144"}},
 		"zeroed index block": {func(s *sample) {
 			b := s.read(s.path("big"))
 			clear(b[64*4096 : 65*4096])
@@ -332,7 +337,11 @@ func TestDamage(t *testing.T) {
 			target, err := os.Readlink(s.path("link"))
 			s.must(err)
 			s.must(os.Remove(s.path("link")))
-			s.must(os.Symlink("A"+target[1:], s.path("link")))
+			other := "A"
+			if target[0] == 'A' {
+				other = "B"
+			}
+			s.must(os.Symlink(other+target[1:], s.path("link")))
 		}, nil, []string{"symlink link"}},
 		"plain target": {func(s *sample) {
 			s.must(os.Remove(s.path("link")))
@@ -373,6 +382,21 @@ func TestDamage(t *testing.T) {
 			s.must(os.Truncate(table, int64(slot)*512+100))
 		}, nil, nil},
 		"config": {func(s *sample) { s.write(filepath.Join(s.dir, ".kmsfs/vault.json"), []byte("{")) }, []string{"config"}, nil},
+		"file that the journal may mend": {func(s *sample) {
+			h, err := envelope.ParseHeader(s.read(s.path("middle")))
+			s.must(err)
+			v := s.open(vault.ReadOnly)
+			volume := v.Config().Volume
+			s.close(v)
+			b := make([]byte, 1024)
+			copy(b, "KMJ1")
+			copy(b[16:], volume[:])
+			b[512+16] = 64 // a record of no more than its head, which no key has sealed
+			copy(b[512+32:], h.ID[:])
+			s.must(os.MkdirAll(filepath.Join(s.dir, ".kmsfs/journal"), 0o700))
+			s.write(filepath.Join(s.dir, ".kmsfs/journal/0"), b)
+			s.must(os.Truncate(s.path("middle"), 5000))
+		}, []string{"note"}, []string{"file middle"}},
 		"journal of nobody": {func(s *sample) {
 			s.must(os.MkdirAll(filepath.Join(s.dir, ".kmsfs/journal"), 0o700))
 			s.write(filepath.Join(s.dir, ".kmsfs/journal/0"), []byte(strings.Repeat("x", 600)))

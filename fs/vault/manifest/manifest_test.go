@@ -151,6 +151,13 @@ func TestRefused(t *testing.T) {
 		refused(fmt.Sprintf("without line %d", i), bytes.Join(slices.Delete(slices.Clone(lines), i, i+1), nil), manifest.ErrMalformed)
 		refused(fmt.Sprintf("line %d twice", i), bytes.Join(slices.Insert(slices.Clone(lines), i, lines[i]), nil), manifest.ErrMalformed)
 	}
+	for i, line := range lines { // the hash of a directory follows from what is in it
+		if bytes.HasPrefix(line, []byte("D ")) {
+			b := slices.Clone(line)
+			b[2] ^= 1 // another hex digit
+			refused(fmt.Sprintf("the hash in line %d", i), bytes.Join(slices.Replace(slices.Clone(lines), i, i+1, b), nil), manifest.ErrMalformed)
+		}
+	}
 	refused("more behind", append(slices.Clone(good), '\n'), manifest.ErrMalformed)
 	refused("a later version", bytes.Replace(good, []byte("manifest 1"), []byte("manifest 2"), 1), manifest.ErrVersion)
 	refused("a long line", append([]byte(strings.Repeat("x", 2<<20)), good...), manifest.ErrMalformed)
