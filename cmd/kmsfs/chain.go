@@ -22,8 +22,9 @@ type mounted struct {
 	vault        *vault.Vault
 	server       *kfs.Server
 	metrics      *mountMetrics
-	thaw         func()      // nil where nothing can freeze it
-	reencrypting atomic.Bool // one at a time
+	thaw         func()       // nil where nothing can freeze it
+	end          func() error // before the vault is closed; nil: nothing
+	reencrypting atomic.Bool  // one at a time
 }
 
 // keysAhead is how many data keys a mount decrypts ahead of need; the cache has room for more.
@@ -86,6 +87,13 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 		}
 		return nil, explain(err, p)
 	}
+	if p.Freshness != "" {
+		fresh := freshness{p.Freshness, log}
+		if err = fresh.begin(ctx, m.vault, p.Vault); err != nil {
+			return nil, err
+		}
+		m.end = func() error { return fresh.end(m.vault, p.Vault) }
+	}
 	m.server, err = kfs.Mount(m.vault, p.Mountpoint, kfs.Options{
 		Source: p.Vault, AllowOther: p.AllowOther, ReadOnly: p.ReadOnly, Suid: p.Suid, Dev: p.Dev, NoExec: p.NoExec, Log: log,
 		Idle: debug.FreeOSMemory, // else what a burst has used stays for minutes
@@ -132,8 +140,11 @@ func openKeysource(ctx context.Context, p mountPlan, url string, secret passphra
 // close ends what there is of the chain. Nothing is mounted any more.
 func (m *mounted) close() error {
 	var err error
+	if m.end != nil {
+		err = m.end()
+	}
 	if m.vault != nil {
-		err = m.vault.Close()
+		err = errors.Join(err, m.vault.Close())
 	}
 	if m.keys != nil {
 		m.keys.Close()

@@ -104,6 +104,7 @@ func exitTable() []exit {
 		{29, mountFailure, "ctl: the daemon of the mount cannot be reached or ended", "", []error{errNoControl}},
 		{23, mountFailure, "not mounted", "kmsfs status", []error{errNotMounted}},
 		{33, mountFailure, "ctl thaw: not frozen, or no longer", "", []error{errNotFrozen}},
+		{34, mountFailure, "mount, freshness check: the vault is not as the last mount here left it", "", []error{errNotFresh}},
 		{24, mountFailure, "busy: something still uses the mount, the address or the audit log", "", []error{errBusy, syscall.EBUSY,
 			syscall.EADDRINUSE, audit.ErrInUse}},
 		{26, mountFailure, "the audit log was changed", "compare it with a copy that was kept elsewhere", []error{audit.ErrBroken}},

@@ -62,7 +62,7 @@ func (a *app) writeManifest(ctx context.Context, m *manifestFlags, path string) 
 	defer out.clear()
 	var made *manifest.Manifest
 	write := func(w io.Writer) (err error) {
-		made, err = manifest.Create(ctx, top, o.Vault, time.Now(), w, out.progress)
+		made, err = manifest.Create(ctx, top, o.Vault, manifest.Contents, time.Now(), w, out.progress)
 		return err
 	}
 	if m.output == "" {

@@ -141,6 +141,9 @@ func (v *verifyFlags) readManifest() error {
 	if err != nil {
 		return hintf(faultf(err, "the manifest %s: %w", v.manifest, err), "get it again from where it is kept")
 	}
+	if m.Depth != manifest.Contents {
+		return hintf(faultf(errUsage, "%s is of kmsfs freshness, and tells nothing of contents", v.manifest), "kmsfs freshness check VAULT %s", quote(v.manifest))
+	}
 	v.want = m
 	if v.newerThan == "" {
 		return nil

@@ -88,7 +88,7 @@ func open(t testing.TB, dir string) backing.Dir {
 func create(t testing.TB, dir string) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	_, err := manifest.Create(ctx, open(t, dir), newKeys(t, 7), signedAt(), &out, nil)
+	_, err := manifest.Create(ctx, open(t, dir), newKeys(t, 7), manifest.Contents, signedAt(), &out, nil)
 	must(t, err)
 	return out.Bytes()
 }
