@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -209,6 +210,9 @@ func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) 
 	switch {
 	case damaged > 0 && v.repair && stopped != nil: // not all was moved
 		return stopped
+	case damaged > 0 && all[0].differs():
+		return hintf(faultf(vault.ErrCorrupt, "%s is not as the manifest of %s has it: %d differences", all[0].Vault, all[0].Manifest.Created, all[0].damage()),
+			"what was changed since is no damage; restore the rest from a backup")
 	case damaged > 0:
 		hint := "restore what is named from a backup; kmsfs verify --repair moves it aside"
 		if v.repair {
@@ -262,6 +266,11 @@ func (i *verifyInfo) damage() (n int) {
 		}
 	}
 	return n
+}
+
+// differs says whether what was found are differences from the manifest alone.
+func (i *verifyInfo) differs() bool {
+	return i.Manifest != nil && !slices.ContainsFunc(i.Findings, func(f check.Finding) bool { return f.Damage() })
 }
 
 // unread is why something could not be looked at.

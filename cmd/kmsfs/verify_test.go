@@ -229,6 +229,7 @@ func TestManifest(t *testing.T) {
 	if got := changes("old"); !slices.Contains(got, "changed") && !slices.Contains(got, "older") {
 		t.Errorf("the vault of before: %q", got)
 	}
+	b.fails(3, "old is not as the manifest of", "restore the rest", "verify "+keyless+"old")
 	b.ok("verify --no-keys old") // nothing else tells
 	path := b.largest("v")
 	if err := os.Rename(path, path+"x"); err != nil {

@@ -36,13 +36,13 @@ func Again(ctx context.Context, top backing.Dir, o Options, findings []Finding) 
 	c.only = map[string][]Range{}
 	seen := map[string]bool{}
 	for _, f := range findings {
+		if len(f.Ranges) > 0 {
+			c.only[f.Stored] = merge(append(c.only[f.Stored], f.Ranges...))
+		}
 		if strings.HasPrefix(f.Stored, envelope.ControlDir+"/") || seen[f.Stored] {
 			continue
 		}
 		seen[f.Stored] = true
-		if f.Kind == Chunks {
-			c.only[f.Stored] = f.Ranges
-		}
 		if f.Stored == "" {
 			items = append(items, c.again(f)...)
 			continue
