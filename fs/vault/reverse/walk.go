@@ -1,0 +1,165 @@
+package reverse
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
+
+// How many keys a walk has made at once, and how long it counts for who comes after.
+const (
+	walkBatch = 512
+	walkFresh = 5 * time.Second
+)
+
+// walks are the walks over the source that make the data keys that are missing.
+type walks struct {
+	mu   sync.Mutex // a leaf
+	last *walk
+}
+
+type walk struct {
+	began time.Time
+	done  chan struct{} // closed at the end, when err says how it went
+	err   error
+}
+
+// Prepare makes the data keys of all files in the view that have none, so that the key tables as they are then open all that
+// is copied after them. It returns when that is done; one that is under way, or was begun a moment ago, does for it.
+func (v *View) Prepare(ctx context.Context) error {
+	w := v.prepare()
+	select {
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// PrepareLater is Prepare without the wait.
+func (v *View) PrepareLater() { v.prepare() }
+
+func (v *View) prepare() *walk {
+	v.walks.mu.Lock()
+	defer v.walks.mu.Unlock()
+	w := v.walks.last
+	if w != nil {
+		select {
+		case <-w.done:
+			if w.err == nil && v.now().Sub(w.began) < walkFresh {
+				return w
+			}
+		default:
+			return w
+		}
+	}
+	w = &walk{began: v.now(), done: make(chan struct{})}
+	v.walks.last = w
+	v.wg.Go(func() {
+		defer close(w.done)
+		var missing []envelope.FileID
+		w.err = v.walk(v.ctx, v.src, "", v.rootDev, &missing)
+		if w.err == nil {
+			w.err = v.maker.make(v.ctx, missing...)
+		}
+		if w.err != nil && v.ctx.Err() == nil {
+			v.log.Error("no data keys for new files: what is copied now may lack records", "err", w.err)
+		}
+	})
+	return w
+}
+
+// walk collects the files below d, at path, whose data keys are missing, and has them made in batches. What cannot be read is
+// left out: it cannot be copied either.
+func (v *View) walk(ctx context.Context, d backing.Dir, path string, dev uint64, missing *[]envelope.FileID) error {
+	if v.beyond(dev) {
+		return nil
+	}
+	var below []string
+	var failed error
+	err := d.ReadDir(func(e backing.Entry) bool {
+		if failed = ctx.Err(); failed != nil || v.hidden(d, path, e) {
+			return failed == nil
+		}
+		switch e.Kind {
+		case sIFDIR:
+			below = append(below, e.Name)
+			return true
+		case sIFREG, 0:
+		default:
+			return true
+		}
+		st, err := d.StatAt(e.Name)
+		switch {
+		case err != nil:
+			return true
+		case st.Mode&sIFMT == sIFDIR:
+			below = append(below, e.Name)
+		case st.Mode&sIFMT == sIFREG:
+			failed = v.missing(ctx, d, e.Name, path, &st, missing)
+		}
+		return failed == nil
+	})
+	if failed != nil || err != nil && !passable(err) {
+		return errors.Join(failed, err)
+	}
+	for _, name := range below {
+		if err := v.walkBelow(ctx, d, name, path, missing); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *View) walkBelow(ctx context.Context, d backing.Dir, name, path string, missing *[]envelope.FileID) error {
+	sub, err := d.OpenDir(name)
+	if err != nil {
+		if passable(err) {
+			return nil
+		}
+		return err
+	}
+	defer sub.Close()
+	st, err := sub.Stat()
+	if err != nil {
+		return err
+	}
+	return v.walk(ctx, sub, join(path, name), st.Dev, missing)
+}
+
+// passable says whether an error is about one directory, or file, that is gone or closed to this process.
+func passable(err error) bool {
+	for _, no := range []syscall.Errno{syscall.ENOENT, syscall.EACCES, syscall.EPERM, syscall.ENOTDIR, syscall.ELOOP, syscall.ESTALE, syscall.EIO, syscall.ENOTCONN} {
+		if errors.Is(err, no) {
+			return true
+		}
+	}
+	return false
+}
+
+// missing notes the file name in d if it has no data key and needs one.
+func (v *View) missing(ctx context.Context, d backing.Dir, name, path string, st *backing.Stat, missing *[]envelope.FileID) error {
+	if st.Size == 0 {
+		if attrs, err := sealable(d, name); err != nil || len(attrs) == 0 {
+			return nil
+		}
+	}
+	id, err := v.fileID(d, name, join(path, name), st)
+	if err != nil {
+		return nil
+	}
+	if _, ok := v.keys.locator(id); ok {
+		return nil
+	}
+	if *missing = append(*missing, id); len(*missing) < walkBatch {
+		return nil
+	}
+	batch := *missing
+	*missing = nil
+	return v.maker.make(ctx, batch...)
+}
