@@ -22,7 +22,7 @@ const (
 	plain      role = iota // something of the source
 	dirFile                // .kmsfs.dir of a directory
 	companion              // of a long name
-	controlDir             // .kmsfs
+	controlDir             // .kmsfs; from here on of the state
 	config                 // vault.json
 	keysDir                // .kmsfs/keys
 	keyTable
@@ -57,6 +57,9 @@ func (n *Node) Ino() uint64 { return n.ino }
 
 // Kind returns the S_IFMT bits.
 func (n *Node) Kind() uint32 { return n.kind }
+
+// OfState says whether n is of the state, which changes at any time: a key table, vault.json, or a directory of these.
+func (n *Node) OfState() bool { return n.role >= controlDir }
 
 // dirID is the id of the directory n.
 func (v *View) dirID(n *Node) envelope.DirID { return v.vk.ReverseDirID(n.path) }
