@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/backing/memfs"
 	"kmsfs/fs/vault"
@@ -27,7 +28,7 @@ type bench struct {
 	t     testing.TB
 	src   *memfs.FS
 	state *memfs.FS
-	ks    keysource.Keysource
+	ks    *local.Store
 }
 
 func newBench(t testing.TB, chunk int) *bench {
@@ -48,7 +49,12 @@ func newBench(t testing.TB, chunk int) *bench {
 
 func (b *bench) open(o reverse.Options) *reverse.View {
 	b.t.Helper()
-	v, err := reverse.Open(b.t.Context(), b.src.Root(), b.state.Root(), b.ks, o)
+	return b.openWith(b.ks, o)
+}
+
+func (b *bench) openWith(ks keysource.Keysource, o reverse.Options) *reverse.View {
+	b.t.Helper()
+	v, err := reverse.Open(b.t.Context(), b.src.Root(), b.state.Root(), ks, o)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -330,4 +336,57 @@ func differences(a, b map[string]string) (paths []string) {
 	}
 	slices.Sort(paths)
 	return paths
+}
+
+// shown is what the view shows, as a new View does.
+func (b *bench) shown() map[string]string {
+	b.t.Helper()
+	v := b.open(reverse.Options{})
+	must(b.t, v.Prepare(b.t.Context())) // else the times of .kmsfs/keys are of before or after
+	d := copied(b.t, v).Root()
+	defer d.Close()
+	must(b.t, v.Close())
+	return describe(b.t, d)
+}
+
+// find looks a plain path up in the view.
+func find(t testing.TB, v *reverse.View, vk *envelope.VolumeKeys, path ...string) *reverse.Node {
+	t.Helper()
+	n := v.Root()
+	for i, name := range path {
+		sealed, err := vk.SealName(vk.ReverseDirID(strings.Join(path[:i], "/")), name)
+		must(t, err)
+		n, _, err = v.Lookup(n, sealed.Entry)
+		must(t, err)
+	}
+	return n
+}
+
+// keys are the volume keys of the state.
+func (b *bench) keys() *envelope.VolumeKeys {
+	b.t.Helper()
+	d := b.state.Root()
+	defer d.Close()
+	cfg, err := vault.ReadConfig(d)
+	must(b.t, err)
+	vk, err := vault.OpenVolumeKey(b.t.Context(), b.ks, cfg)
+	must(b.t, err)
+	return vk
+}
+
+// read reads the whole of a stored file.
+func read(t testing.TB, v *reverse.View, n *reverse.Node) []byte {
+	t.Helper()
+	st, err := v.Attr(n)
+	must(t, err)
+	h, _, err := v.Open(n)
+	must(t, err)
+	defer h.Close()
+	b := make([]byte, st.Size+1)
+	got, err := h.Read(t.Context(), b, 0)
+	must(t, err)
+	if int64(got) != st.Size {
+		t.Fatalf("%d bytes, of size %d", got, st.Size)
+	}
+	return b[:got]
 }
