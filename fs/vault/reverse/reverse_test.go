@@ -134,6 +134,21 @@ func TestPresenceTree(t *testing.T) {
 	}
 }
 
+// TestLinked: all names of a file show one stored file.
+func TestLinked(t *testing.T) {
+	b := newBench(t, 4096)
+	b.fill(4096)
+	v := b.open(reverse.Options{})
+	defer v.Close()
+	vk := b.keys()
+	one := find(t, v, vk, "two names")
+	for _, path := range [][]string{{"a directory", "the other"}, {"a directory", "b", "c", "the third"}} {
+		if n := find(t, v, vk, path...); n.Ino() != one.Ino() || !bytes.Equal(read(t, v, n), read(t, v, one)) {
+			t.Errorf("%v is another file", path)
+		}
+	}
+}
+
 // TestLocked: a state has one view.
 func TestLocked(t *testing.T) {
 	b := newBench(t, 4096)
