@@ -102,8 +102,10 @@ func (m *mounted) reverseChain(ctx context.Context, p mountPlan, secret passphra
 	if m.view, err = reverse.Open(ctx, src, state, m.keys, o); err != nil { // src and state are the view's, also when it fails
 		return explainReverse(err, p)
 	}
-	m.server, err = kfs.MountReverse(m.view, p.Mountpoint, kfs.Options{
-		Source: p.Vault, AllowOther: p.AllowOther, Suid: p.Suid, Dev: p.Dev, NoExec: p.NoExec, Log: log, Idle: debug.FreeOSMemory,
+	view := m.view
+	m.server, err = kfs.MountReverse(view, p.Mountpoint, kfs.Options{
+		Source: p.Vault, AllowOther: p.AllowOther, Suid: p.Suid, Dev: p.Dev, NoExec: p.NoExec, Log: log,
+		Idle: func() { view.Rest(); debug.FreeOSMemory() },
 	})
 	if err != nil {
 		return err

@@ -106,6 +106,9 @@ func (c *dirs) drop(n *Node) {
 	}
 }
 
+// Rest closes the directories of the source that are kept open for later, so that what is mounted there can be unmounted.
+func (v *View) Rest() { v.dirs.close() }
+
 func (c *dirs) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

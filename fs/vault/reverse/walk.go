@@ -5,32 +5,28 @@ import (
 	"errors"
 	"sync"
 	"syscall"
-	"time"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 )
 
-// How many keys a walk has made at once, and how long it counts for who comes after.
-const (
-	walkBatch = 512
-	walkFresh = 5 * time.Second
-)
+// walkBatch is how many keys a walk has made at once.
+const walkBatch = 512
 
-// walks are the walks over the source that make the data keys that are missing.
+// walks are the walks over the source that make the data keys that are missing: one at a time.
 type walks struct {
-	mu   sync.Mutex // a leaf
-	last *walk
+	mu      sync.Mutex // a leaf
+	running *walk
+	next    *walk // begins when running has ended, for those who came since that began
 }
 
 type walk struct {
-	began time.Time
-	done  chan struct{} // closed at the end, when err says how it went
-	err   error
+	done chan struct{} // closed at the end, when err says how it went
+	err  error
 }
 
 // Prepare makes the data keys of all files in the view that have none, so that the key tables as they are then open all that
-// is copied after them. It returns when that is done; one that is under way, or was begun a moment ago, does for it.
+// is copied after them. It returns when a walk that has begun since it was called has done that.
 func (v *View) Prepare(ctx context.Context) error {
 	w := v.prepare()
 	select {
@@ -44,24 +40,32 @@ func (v *View) Prepare(ctx context.Context) error {
 // PrepareLater is Prepare without the wait.
 func (v *View) PrepareLater() { v.prepare() }
 
+// prepare returns a walk that begins now or later.
 func (v *View) prepare() *walk {
 	v.walks.mu.Lock()
 	defer v.walks.mu.Unlock()
-	w := v.walks.last
-	if w != nil {
-		select {
-		case <-w.done:
-			if w.err == nil && v.now().Sub(w.began) < walkFresh {
-				return w
-			}
-		default:
-			return w
-		}
+	switch {
+	case v.walks.next != nil:
+	case v.walks.running != nil:
+		v.walks.next = &walk{done: make(chan struct{})}
+	default:
+		w := &walk{done: make(chan struct{})}
+		v.walks.running = w
+		v.wg.Go(v.runWalks)
+		return w
 	}
-	w = &walk{began: v.now(), done: make(chan struct{})}
-	v.walks.last = w
-	v.wg.Go(func() {
-		defer close(w.done)
+	return v.walks.next
+}
+
+// runWalks does the walk that is running, and then those that are waited for.
+func (v *View) runWalks() {
+	for {
+		v.walks.mu.Lock()
+		w := v.walks.running
+		v.walks.mu.Unlock()
+		if w == nil {
+			return
+		}
 		var missing []envelope.FileID
 		w.err = v.walk(v.ctx, v.src, "", v.rootDev, &missing)
 		if w.err == nil {
@@ -70,8 +74,11 @@ func (v *View) prepare() *walk {
 		if w.err != nil && v.ctx.Err() == nil {
 			v.log.Error("no data keys for new files: what is copied now may lack records", "err", w.err)
 		}
-	})
-	return w
+		v.walks.mu.Lock()
+		v.walks.running, v.walks.next = v.walks.next, nil
+		v.walks.mu.Unlock()
+		close(w.done)
+	}
 }
 
 // walk collects the files below d, at path, whose data keys are missing, and has them made in batches. What cannot be read is
