@@ -95,6 +95,7 @@ func (m *mounted) reverseChain(ctx context.Context, p mountPlan, secret passphra
 		state.Close()
 		return explainReverse(err, p)
 	}
+	p.Keysource = at.Keysource
 	o := reverse.Options{Log: log, Deadline: p.Keys.timeout() + deadlineMargin, KeyMaxAge: p.Keys.confirmEvery(), OpenDirs: openFiles()}
 	if p.OneFileSystem {
 		o.Scope = reverse.OneFileSystem
