@@ -127,12 +127,15 @@ func (fs *reverseFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		return fuse.EROFS
 	}
-	h, same, err := fs.v.Open(n)
+	h, caching, err := fs.v.Open(n)
 	if err != nil {
 		return fs.status("open", in.NodeId, err)
 	}
-	if same {
+	switch caching {
+	case reverse.CacheOn:
 		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	case reverse.CacheNot:
+		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()

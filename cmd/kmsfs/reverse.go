@@ -97,6 +97,9 @@ func (m *mounted) reverseChain(ctx context.Context, p mountPlan, secret passphra
 	}
 	p.Keysource = at.Keysource
 	o := reverse.Options{Log: log, Deadline: p.Keys.timeout() + deadlineMargin, KeyMaxAge: p.Keys.confirmEvery(), OpenDirs: openFiles()}
+	if b, ok := m.keys.(*keysource.Branch); ok {
+		o.Renew = b.Renew
+	}
 	if p.OneFileSystem {
 		o.Scope = reverse.OneFileSystem
 	}

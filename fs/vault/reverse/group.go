@@ -230,6 +230,9 @@ func (h *Handle) sameAsBefore(index *envelope.IndexBlock, n uint64) error {
 	if was, ok := h.sealed[n]; ok && was != sum {
 		return ErrChanged
 	}
+	if len(h.sealed) >= sealedMost {
+		clear(h.sealed)
+	}
 	h.sealed[n] = sum
 	return nil
 }

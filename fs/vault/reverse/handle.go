@@ -50,38 +50,51 @@ type Handle struct {
 	closed bool
 	warned bool
 	inline []byte
-	sealed map[uint64][envelope.TagSize]byte // of the groups shown: their seals
+	sealed map[uint64][envelope.TagSize]byte // of the groups shown, sealedMost at most: their seals
 }
 
-// Open opens the file n for reading. same says that it holds what it held when it was last opened, so that what was read then
-// need not be read again.
-func (v *View) Open(n *Node) (h *Handle, same bool, err error) {
+// sealedMost is of how many groups a handle remembers how they were shown.
+const sealedMost = 1 << 20
+
+// Caching says what a caller may do with what is read through a handle, and with what it has of the file from before.
+type Caching uint8
+
+// The ways to cache.
+const (
+	CacheAnew Caching = iota // keep it, and drop what is from before
+	CacheOn                  // keep it with what is from before
+	CacheNot                 // neither keep it nor use what is from before
+)
+
+// Open opens the file n for reading.
+func (v *View) Open(n *Node) (h *Handle, caching Caching, err error) {
 	h = &Handle{v: v, n: n, turn: make(chan struct{}, 1)}
 	switch {
 	case n.kind != sIFREG:
-		return nil, false, syscall.EINVAL
+		return nil, CacheNot, syscall.EINVAL
 	case n.role == dirFile:
 		h.fixed = v.vk.MarshalDirFile(v.dirID(n.parent), "")
 	case n.role == config || n.role == keyTable:
 		h.f, err = v.openControl(n)
 		h.raw = true
+		caching = CacheNot
 	case n.role == plain:
-		same, err = h.openPlain()
+		caching, err = h.openPlain()
 	}
 	if err != nil {
-		return nil, false, v.fail("open", n, err)
+		return nil, CacheNot, v.fail("open", n, err)
 	}
 	h.stored = max(h.stored, int64(len(h.fixed)))
 	v.open.Add(1)
-	return h, same, nil
+	return h, caching, nil
 }
 
 // openPlain opens the file in the source.
-func (h *Handle) openPlain() (same bool, err error) {
+func (h *Handle) openPlain() (caching Caching, err error) {
 	v, n := h.v, h.n
 	d, err := v.dirs.get(n.parent)
 	if err != nil {
-		return false, err
+		return CacheNot, err
 	}
 	defer d.put()
 	f, st, err := d.OpenStat(n.name, syscall.O_NOATIME, 0)
@@ -89,7 +102,7 @@ func (h *Handle) openPlain() (same bool, err error) {
 		f, st, err = d.OpenStat(n.name, syscall.O_RDONLY, 0)
 	}
 	if err != nil {
-		return false, err
+		return CacheNot, err
 	}
 	defer func() {
 		if err != nil {
@@ -97,22 +110,22 @@ func (h *Handle) openPlain() (same bool, err error) {
 		}
 	}()
 	if st.Dev != n.dev || st.Ino != n.srcIno {
-		return false, vault.ErrStale
+		return CacheNot, vault.ErrStale
 	}
 	attrs, err := sealable(d, n.name)
 	if err != nil {
-		return false, err
+		return CacheNot, err
 	}
 	if len(attrs) > 0 {
 		h.flags = envelope.FlagXattr
 	}
 	if h.id, err = v.fileID(d, n.name, n.path, &st); err != nil {
-		return false, err
+		return CacheNot, err
 	}
 	h.f, h.version, h.sealed = f, versionOf(&st), map[uint64][envelope.TagSize]byte{}
 	switch {
 	case st.Size > envelope.MaxPlain:
-		return false, syscall.EFBIG
+		return CacheNot, syscall.EFBIG
 	case st.Size > envelope.InlineMax:
 		h.stored = v.geo.SealedSize(st.Size)
 		hole, err := f.Seek(0, seekHole)
@@ -120,19 +133,31 @@ func (h *Handle) openPlain() (same bool, err error) {
 	case st.Size > 0 || len(attrs) > 0:
 		h.stored = v.geo.InlineSize(st.Size)
 	}
-	return n.note(h.version, v.now()), nil
+	return n.begin(h.version, v.now()), nil
 }
 
-// note takes down what the file holds, and says whether it is what it held before.
-func (n *Node) note(is version, now time.Time) (same bool) {
+// begin notes that the file is opened as it is. A cache knows of one version of it: where the times do not show the next
+// change yet, or somebody still reads another version, nothing is cached.
+func (n *Node) begin(is version, now time.Time) Caching {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	same = n.seen == is && is != version{}
-	n.seen = version{}
-	if now.Sub(is.mtime.Time()) > settledFor && now.Sub(is.ctime.Time()) > settledFor {
-		n.seen = is
+	n.opens++
+	settled := now.Sub(is.mtime.Time()) > settledFor && now.Sub(is.ctime.Time()) > settledFor
+	switch {
+	case !settled || n.opens > 1 && n.seen != is:
+		return CacheNot
+	case n.seen == is:
+		return CacheOn
 	}
-	return same
+	n.seen = is
+	return CacheAnew
+}
+
+// finish notes that the file is closed.
+func (n *Node) finish() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.opens--
 }
 
 // fail names the stored file in an error.
@@ -175,6 +200,9 @@ func (h *Handle) end() {
 	h.v.cache.drop(h)
 	if h.f != nil {
 		h.f.Close()
+	}
+	if h.n.role == plain {
+		h.n.finish()
 	}
 	if h.made {
 		h.v.keys.keep(h.id, h.key)

@@ -226,3 +226,35 @@ func truncate(t testing.TB, d backing.Dir, name string, size int64) {
 	f, err := d.Open(name, syscall.O_RDWR, 0)
 	must(t, err, f.Truncate(size), f.Close())
 }
+
+// TestCaching: what is read may be kept while the file's times would show a change, for one version of it at a time.
+func TestCaching(t *testing.T) {
+	b := newBench(t, 4096)
+	top := b.src.Root()
+	defer top.Close()
+	write(t, top, "file", content(1, 5000), 0)
+	var shift atomic.Int64
+	v := b.openWith(b.ks, reverse.Options{Now: func() time.Time { return time.Now().Add(time.Duration(shift.Load())) }})
+	defer v.Close()
+	n := find(t, v, b.keys(), "file")
+	open := func(what string, want reverse.Caching) *reverse.Handle {
+		t.Helper()
+		h, got, err := v.Open(n)
+		must(t, err)
+		if got != want {
+			t.Errorf("%s: %d, want %d", what, got, want)
+		}
+		return h
+	}
+	open("just written", reverse.CacheNot).Close()
+	shift.Store(int64(time.Minute))
+	open("the first time", reverse.CacheAnew).Close()
+	first := open("again", reverse.CacheOn)
+	write(t, top, "file", content(2, 5000), 0)
+	open("just changed", reverse.CacheNot).Close()
+	shift.Store(int64(2 * time.Minute))
+	open("another version is being read", reverse.CacheNot).Close()
+	first.Close()
+	open("the other version", reverse.CacheAnew).Close()
+	open("and again", reverse.CacheOn).Close()
+}

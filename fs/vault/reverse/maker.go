@@ -37,6 +37,7 @@ type maker struct {
 	workers int
 	writing bool
 
+	renew  func()     // see Options.Renew
 	cfgMu  sync.Mutex // a leaf
 	cfg    *envelope.Config
 	looked time.Time
@@ -201,6 +202,7 @@ func (m *maker) config() *envelope.Config {
 		m.looked = now
 		st, err := m.v.ctl.StatAt(configName)
 		if is := fingerprint(&st); err == nil && is != m.seen {
+			first := m.seen == [3]uint64{}
 			m.seen = is
 			cfg, err := vault.ReadConfig(m.v.state)
 			if err == nil {
@@ -210,6 +212,9 @@ func (m *maker) config() *envelope.Config {
 				m.v.log.Error("vault.json was changed, and is not used: the config read before stays", "err", err)
 			} else {
 				m.cfg = cfg
+				if m.renew != nil && !first {
+					m.renew()
+				}
 			}
 		}
 	}

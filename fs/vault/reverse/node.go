@@ -44,9 +44,10 @@ type Node struct {
 	refs, pins int64 // of the caller, and of children; guarded by table.mu
 	dead       bool  // guarded by table.mu
 
-	mu   sync.Mutex        // guards what follows; a leaf
-	long map[string]string // of a directory: the names of its long entries, as last listed
-	seen version           // of the file when it was last opened
+	mu    sync.Mutex        // guards what follows; a leaf
+	long  map[string]string // of a directory: the names of its long entries, as last listed
+	seen  version           // of the file what may be cached
+	opens int               // handles of the file
 }
 
 // ID returns the number that names the node while it is referred to; the root's is 1.

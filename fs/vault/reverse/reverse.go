@@ -65,6 +65,8 @@ type Options struct {
 	KeyMaxAge time.Duration
 	// CacheBytes bounds what is kept of sealed groups; 0: 32 MiB. Eight groups always are.
 	CacheBytes int64
+	// Renew is called when the config was changed, by a rewrap: a keysource that wraps keys itself begins anew; nil: nothing is.
+	Renew func()
 	// OpenDirs bounds the directories kept open for later; 0: 256.
 	OpenDirs int
 }
@@ -153,6 +155,7 @@ func Open(ctx context.Context, src, state backing.Dir, ks keysource.Keysource, o
 	}
 	v.nodes.start(v, &st)
 	v.dirs.start(v, o.OpenDirs)
+	v.maker.renew = o.Renew
 	v.maker.start(v)
 	v.cache.start(v, o.CacheBytes)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
