@@ -110,6 +110,14 @@ func (k *keys) keep(id envelope.FileID, d dataKey) {
 	}
 }
 
+// has says whether the key of id is at hand.
+func (k *keys) has(id envelope.FileID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, ok := k.atHand[id]
+	return ok
+}
+
 // take returns a key that was kept, which is the caller's then. It is not older than it may be.
 func (k *keys) take(id envelope.FileID) (dataKey, bool) {
 	k.mu.Lock()
@@ -157,10 +165,15 @@ func (v *View) dataKey(ctx context.Context, id envelope.FileID) (dataKey, error)
 	const tries = 3 // a record that was just made is there
 	for i := range tries {
 		if d, ok := v.keys.take(id); ok {
+			v.ahead.used(d.loc, 0)
 			return d, nil
 		}
 		if loc, ok := v.keys.locator(id); ok {
+			began := time.Now()
 			d, err := v.openKey(ctx, id, loc)
+			if err == nil {
+				v.ahead.used(loc, time.Since(began))
+			}
 			if !errors.Is(err, sidecar.ErrNoRecord) || i == tries-1 {
 				return d, err
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -80,6 +81,45 @@ func TestKeysFirst(t *testing.T) {
 	read(t, v, find(t, v, b.keys(), "many", "file 7"))
 	if got := ks.calls.Load() - before; got != 0 {
 		t.Errorf("a key that was just made costs %d calls", got)
+	}
+}
+
+// TestAhead: who reads one file after the other does not wait for each key by itself, and who reads here and there has no key
+// asked for in vain.
+func TestAhead(t *testing.T) {
+	b := newBench(t, 4096)
+	top := b.src.Root()
+	defer top.Close()
+	const files = 400
+	for i := range files {
+		write(t, top, fmt.Sprintf("file %d", i), content(uint64(i), 100), 0)
+	}
+	v := b.open(reverse.Options{})
+	must(t, v.Prepare(t.Context()), v.Close())
+	for _, c := range []struct {
+		step, most, calls int // calls: a key that is being fetched may be asked for by who needs it too; of the files, every which one is read; the waits and the calls that this may cost
+	}{{1, files / 2, files * 5 / 4}, {133, files, files/133 + 2}} {
+		ks := &slowStore{Keysource: b.ks, takes: 10 * time.Millisecond}
+		v := b.openWith(ks, reverse.Options{})
+		entries, err := v.List(t.Context(), v.Root())
+		must(t, err)
+		entries = slices.DeleteFunc(entries, func(e reverse.Entry) bool { return e.Name == ".kmsfs" })
+		began, read := time.Now(), 0
+		for i := 0; i < len(entries); i += c.step {
+			n, _, err := v.LookupEntry(v.Root(), entries[i])
+			must(t, err)
+			h, _, err := v.Open(n)
+			must(t, err)
+			_, err = h.Read(t.Context(), make([]byte, 10), 0)
+			must(t, err)
+			h.Close()
+			read++
+		}
+		took := time.Since(began)
+		must(t, v.Close())
+		if waits := int(took / ks.takes); waits > c.most || int(ks.calls.Load()) > c.calls || read < files/c.step {
+			t.Errorf("every %d: %d files took the time of %d calls, at most %d; %d calls, at most %d", c.step, read, waits, c.most, ks.calls.Load(), c.calls)
+		}
 	}
 }
 

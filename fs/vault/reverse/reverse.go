@@ -8,7 +8,7 @@
 // what one [Handle] shows of a group of a file is of one moment, and that nothing is written but below the state. It does
 // not guarantee that a file that is written to meanwhile is shown as it was at one moment: that takes a snapshot.
 //
-// Lock order: a Handle's turn, then the leaves: the mutexes of table, Node, dirs, keys, maker, cache and Handle, of which no
+// Lock order: a Handle's turn, then the leaves: the mutexes of table, Node, dirs, keys, maker, ahead, cache and Handle, of which no
 // two are held at once, but table and then Node. No mutex is held while the keysource works.
 //
 // All methods are safe for concurrent use.
@@ -94,6 +94,7 @@ type View struct {
 	maker maker
 	cache cache
 	walks walks
+	ahead ahead
 	open  atomic.Int64 // handles
 
 	ctx    context.Context // ends when the view is closed
@@ -155,6 +156,7 @@ func Open(ctx context.Context, src, state backing.Dir, ks keysource.Keysource, o
 	}
 	v.nodes.start(v, &st)
 	v.dirs.start(v, o.OpenDirs)
+	v.ahead.start(v)
 	v.maker.renew = o.Renew
 	v.maker.start(v)
 	v.cache.start(v, o.CacheBytes)

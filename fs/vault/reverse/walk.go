@@ -3,6 +3,8 @@ package reverse
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -81,43 +83,52 @@ func (v *View) runWalks() {
 	}
 }
 
-// walk collects the files below d, at path, whose data keys are missing, and has them made in batches. What cannot be read is
-// left out: it cannot be copied either.
+// walk collects the files below d, at path, whose data keys are missing, and has them made in batches, in the order of the
+// names that the view shows: tools read in that order. What cannot be read is left out: it cannot be copied either.
 func (v *View) walk(ctx context.Context, d backing.Dir, path string, dev uint64, missing *[]envelope.FileID) error {
 	if v.beyond(dev) {
 		return nil
 	}
-	var below []string
-	var failed error
-	err := d.ReadDir(func(e backing.Entry) bool {
-		if failed = ctx.Err(); failed != nil || v.hidden(d, path, e) {
-			return failed == nil
-		}
-		switch e.Kind {
-		case sIFDIR:
-			below = append(below, e.Name)
-			return true
-		case sIFREG, 0:
-		default:
-			return true
-		}
-		st, err := d.StatAt(e.Name)
-		switch {
-		case err != nil:
-			return true
-		case st.Mode&sIFMT == sIFDIR:
-			below = append(below, e.Name)
-		case st.Mode&sIFMT == sIFREG:
-			failed = v.missing(ctx, d, e.Name, path, &st, missing)
-		}
-		return failed == nil
-	})
-	if failed != nil || err != nil && !passable(err) {
-		return errors.Join(failed, err)
+	type entry struct {
+		shown, name string
+		kind        uint32
 	}
-	for _, name := range below {
-		if err := v.walkBelow(ctx, d, name, path, missing); err != nil {
+	var all []entry
+	id := v.vk.ReverseDirID(path)
+	err := d.ReadDir(func(e backing.Entry) bool {
+		if e.Kind != sIFDIR && e.Kind != sIFREG && e.Kind != 0 || v.hidden(d, path, e) {
+			return true
+		}
+		if sealed, err := v.vk.SealName(id, e.Name); err == nil {
+			all = append(all, entry{sealed.Entry, e.Name, e.Kind})
+		}
+		return true
+	})
+	if err != nil && !passable(err) {
+		return err
+	}
+	slices.SortFunc(all, func(a, b entry) int { return strings.Compare(a.shown, b.shown) })
+	for _, e := range all {
+		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if e.kind != sIFDIR {
+			st, err := d.StatAt(e.name)
+			if err != nil {
+				continue
+			}
+			e.kind = st.Mode & sIFMT
+			if e.kind == sIFREG {
+				err = v.missing(ctx, d, e.name, path, &st, missing)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if e.kind == sIFDIR {
+			if err := v.walkBelow(ctx, d, e.name, path, missing); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
