@@ -98,7 +98,7 @@ func TestAhead(t *testing.T) {
 	must(t, v.Prepare(t.Context()), v.Close())
 	for _, c := range []struct {
 		step, most, calls int // calls: a key that is being fetched may be asked for by who needs it too; of the files, every which one is read; the waits and the calls that this may cost
-	}{{1, files / 2, files * 5 / 4}, {133, files, files/133 + 2}} {
+	}{{1, files / 2, files * 5 / 4}, {133, files, 140}} {
 		ks := &slowStore{Keysource: b.ks, takes: 10 * time.Millisecond}
 		v := b.openWith(ks, reverse.Options{})
 		entries, err := v.List(t.Context(), v.Root())
