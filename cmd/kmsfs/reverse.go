@@ -66,6 +66,10 @@ func (p mountPlan) storage() mountPlan {
 
 // checkReverse refuses to show a directory within itself.
 func checkReverse(p mountPlan) error {
+	if p.Vault == "/" {
+		return hintf(faultf(errOverlap, "the mountpoint %s is inside the source /", p.Mountpoint),
+			"mount --bind / DIR shows / without what is mounted in it: name DIR in place of /")
+	}
 	for _, d := range []struct{ what, path string }{{"source", p.Vault}, {"state", p.State}} {
 		if inside(p.Mountpoint, d.path) || inside(d.path, p.Mountpoint) {
 			return hintf(faultf(errOverlap, "the mountpoint %s and the %s %s are one inside the other", p.Mountpoint, d.what, d.path),

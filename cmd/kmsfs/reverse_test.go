@@ -80,6 +80,7 @@ func TestReverseRefusals(t *testing.T) {
 		{22, "not a directory", "plain directory", "mount --reverse --state state file p"},
 		{7, "one inside the other", "outside of", "mount --reverse --init src src/in"},
 		{7, "one inside the other", "outside of", "mount --reverse --init src ."},
+		{7, "inside the source /", "mount --bind", "mount --reverse --init --state elsewhere / p"},
 		{7, "one inside the other", "outside of", "mount --reverse --init --state p src p"},
 		{2, "nothing without --reverse", "add --reverse", "mount --state state src p"},
 		{2, "nothing without --reverse", "add --reverse", "mount --one-file-system src p"},

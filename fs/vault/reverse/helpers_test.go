@@ -112,7 +112,9 @@ func (b *bench) fill(chunk int) {
 		top.Mknod("fifo", syscall.S_IFIFO|0o600, 0), top.Mknod("null", syscall.S_IFCHR|0o666, 1<<8|3))
 	write(t, top, "two names", content(9, 10000), 0)
 	must(t, top.Link("two names", a, "the other"), top.Link("two names", deep, "the third"))
-	write(t, top, "sparse", content(10, 3*chunk), int64(1000*63*chunk+5*chunk))
+	if chunk < 65536 { // else it takes long
+		write(t, top, "sparse", content(10, 3*chunk), int64(1000*63*chunk+5*chunk))
+	}
 	write(t, top, "sparse", content(11, 100), int64(2*chunk+9))
 	write(t, top, "only a hole", nil, 0)
 	f, err := top.Open("only a hole", syscall.O_RDWR, 0)

@@ -19,7 +19,7 @@ import (
 
 // TestCopyOpens: a copy of the view is a vault that holds what the source holds; every byte of it is authentic.
 func TestCopyOpens(t *testing.T) {
-	for _, chunk := range []int{4096, 16384} {
+	for _, chunk := range []int{4096, 16384, 65536} {
 		b := newBench(t, chunk)
 		b.fill(chunk)
 		v := b.open(reverse.Options{})
