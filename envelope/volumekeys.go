@@ -16,6 +16,7 @@ type VolumeKeys struct {
 	xattrTag, xattrStream *prf
 	journal               *prf
 	reverse               *prf
+	manifest              [KeySize]byte // seed of the key that signs manifests
 	root                  DirID
 	commitment            [32]byte
 	b64                   *base64.Encoding
@@ -40,6 +41,7 @@ func NewVolumeKeys(volumeKey []byte) (*VolumeKeys, error) {
 		xattrStream: newPRF(derive(ctxXattrStream, volumeKey)),
 		journal:     newPRF(derive(ctxJournalMAC, volumeKey)),
 		reverse:     newPRF(derive(ctxReverseID, volumeKey)),
+		manifest:    derive(ctxManifestSigning, volumeKey),
 		root:        DirID(root[:16]),
 		commitment:  derive(ctxVolumeCommitment, volumeKey),
 		b64:         newBase64(),
@@ -58,6 +60,7 @@ func (k *VolumeKeys) Wipe() {
 		k.linkStream, k.xattrName, k.xattrTag, k.xattrStream, k.journal, k.reverse} {
 		p.wipe()
 	}
+	clear(k.manifest[:])
 }
 
 // Format prints no key bytes, whatever the verb.

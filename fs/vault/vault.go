@@ -238,7 +238,7 @@ func Create(ctx context.Context, top backing.Dir, ks keysource.Keysource, c Crea
 func WriteConfig(ctl backing.Dir, b []byte) error { return writeAside(ctl, configAside, configName, b) }
 
 // writeAside makes b the content of name in dir: written and synced as aside, renamed, and the rename synced. What it
-// replaces keeps its owner.
+// replaces keeps its owner; what is new gets that of dir.
 func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 	if err := dir.Unlink(aside); err != nil && !errors.Is(err, syscall.ENOENT) {
 		return err
@@ -248,7 +248,11 @@ func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 		return err
 	}
 	_, err = f.WriteAt(b, 0)
-	if old, e := dir.StatAt(name); err == nil && e == nil && (old.UID != uint32(os.Geteuid()) || old.GID != uint32(os.Getegid())) {
+	old, e := dir.StatAt(name)
+	if errors.Is(e, syscall.ENOENT) {
+		old, e = dir.Stat()
+	}
+	if err == nil && e == nil && (old.UID != uint32(os.Geteuid()) || old.GID != uint32(os.Getegid())) {
 		if err = f.Chown(old.UID, old.GID); errors.Is(err, syscall.EPERM) && old.UID == uint32(os.Geteuid()) {
 			err = nil // the group may differ, the owner could not use it any more
 		}
@@ -352,8 +356,8 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	if v.keys, err = OpenVolumeKey(ctx, v.ks, v.cfg); err != nil {
 		return nil, err
 	}
-	if v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if err = v.openSidecar(); err != nil {
+		return nil, err
 	}
 	if v.tmpDir, err = v.ctlDir.OpenDir(tmpName); err != nil {
 		if !v.readOnly && errors.Is(err, syscall.ENOENT) { // a copy may lack an empty directory
@@ -406,6 +410,24 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	return v, nil
 }
 
+// openSidecar opens the key tables. A copy may lack the directory of them, as where files without a data key alone were
+// restored.
+func (v *Vault) openSidecar() (err error) {
+	v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume)
+	if errors.Is(err, syscall.ENOENT) {
+		v.log.Warn(".kmsfs/keys is missing: no file that has a data key opens; kmsfs keys import puts it right")
+		if v.readOnly {
+			v.sidecar, err = sidecar.Empty(v.ctlDir, v.cfg.Volume), nil
+		} else if err = v.ctlDir.Mkdir(keysName, 0o700); err == nil {
+			v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume)
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
 // takeLock makes sure that an exclusive mount is alone.
 func (v *Vault) takeLock() (err error) {
 	if v.readOnly {
@@ -415,12 +437,21 @@ func (v *Vault) takeLock() (err error) {
 	if v.shared {
 		mode = backing.LockShared
 	}
-	v.lock, err = v.ctlDir.Lock(lockName, mode)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return ErrLocked
-	}
+	v.lock, err = lock(v.ctlDir, mode)
 	return err
 }
+
+func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
+	f, err := ctl.Lock(lockName, mode)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	return f, err
+}
+
+// LockAlone takes the lock of the vault whose directory .kmsfs is ctl as an exclusive mount does; closing what it returns
+// lets go of it. ErrLocked where a mount that may write has it.
+func LockAlone(ctl backing.Dir) (backing.File, error) { return lock(ctl, backing.LockExclusive) }
 
 // cleanTmp removes what a mount that died left behind in .kmsfs/tmp. Where other hosts work on the vault, only what is old.
 func (v *Vault) cleanTmp(old []string) {

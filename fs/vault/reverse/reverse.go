@@ -16,13 +16,11 @@ package reverse
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"kmsfs/envelope"
@@ -40,7 +38,6 @@ const StateName = ".kmsfs.reverse"
 const (
 	configName = "vault.json"
 	keysName   = "keys"
-	lockName   = "lock"
 )
 
 // Scope says how far the view goes.
@@ -130,10 +127,7 @@ func Open(ctx context.Context, src, state backing.Dir, ks keysource.Keysource, o
 	if v.ctl, err = state.OpenDir(envelope.ControlDir); err != nil {
 		return nil, err
 	}
-	if v.lock, err = v.ctl.Lock(lockName, backing.LockExclusive); err != nil {
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = vault.ErrLocked
-		}
+	if v.lock, err = vault.LockAlone(v.ctl); err != nil {
 		return nil, err
 	}
 	if v.vk, err = vault.OpenVolumeKey(ctx, ks, v.cfg); err != nil {
