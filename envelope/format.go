@@ -76,4 +76,6 @@ const (
 	ctxRecordMAC        = "kmsfs 2026 v1 record mac"
 	ctxDataCommitment   = "kmsfs 2026 v1 data key commitment"
 	ctxPreviousKey      = "kmsfs 2026 v1 previous data key"
+	ctxReverseID        = "kmsfs 2026 v1 reverse id"
+	ctxReverseNonce     = "kmsfs 2026 v1 reverse nonce"
 )

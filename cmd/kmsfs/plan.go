@@ -34,6 +34,8 @@ type mountPlan struct {
 	AutoRewrap      bool
 	AutoRewrapEvery time.Duration
 
+	reversePlan
+
 	// Keys says how long data keys are kept and waited for.
 	Keys keyPlan
 }
@@ -54,6 +56,7 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&m.plan.ReadOnly, "read-only", false, "refuse all changes; the vault is not written to")
 	f.BoolVar(&m.plan.AllowOther, "allow-other", false, "let other users in; the kernel checks permissions")
 	f.BoolVar(&m.plan.Shared, "shared", false, "other hosts may mount the same vault at the same time: cache nothing")
+	m.plan.reversePlan.add(f)
 	m.addOverrides(f)
 	f.StringVar(&m.plan.Key, "key", "", "with --init: `CMK` of a new vault, an alias, ARN or id (default alias/aws/kmsfs)")
 	f.IntVar(&m.plan.ChunkSize, "chunk-size", 0, "with --init: `BYTES` of a chunk in a new vault: 4096 (default), 16384, 65536")
@@ -78,6 +81,9 @@ func (m *mountFlags) finish(a *app, vaultDir, mountpoint string) (mountPlan, err
 		return p, err
 	}
 	if p.Keysource, err = m.fromURL(); err != nil {
+		return p, err
+	}
+	if err = p.reversePlan.finish(&p); err != nil {
 		return p, err
 	}
 	if p.MetricsListen != "" {

@@ -353,7 +353,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	if err = v.takeLock(); err != nil {
 		return nil, err
 	}
-	if v.keys, err = v.openVolumeKey(ctx); err != nil {
+	if v.keys, err = OpenVolumeKey(ctx, v.ks, v.cfg); err != nil {
 		return nil, err
 	}
 	if err = v.openSidecar(); err != nil {
@@ -452,30 +452,6 @@ func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
 // LockAlone takes the lock of the vault whose directory .kmsfs is ctl as an exclusive mount does; closing what it returns
 // lets go of it. ErrLocked where a mount that may write has it.
 func LockAlone(ctl backing.Dir) (backing.File, error) { return lock(ctl, backing.LockExclusive) }
-
-// openVolumeKey unwraps the volume key and verifies the config with it.
-func (v *Vault) openVolumeKey(ctx context.Context) (*envelope.VolumeKeys, error) {
-	var errs []error
-	for _, w := range v.cfg.Wrappings {
-		dk, err := v.ks.Decrypt(ctx, keysource.DecryptInput{
-			CiphertextBlob: w.Blob, EncryptionContext: envelope.VolumeContext(v.cfg.Volume), KeyID: keysource.KeyRef(w.KeyARN),
-		})
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		vk, err := envelope.NewVolumeKeys(dk.Plaintext.Bytes())
-		dk.Plaintext.Wipe()
-		if err == nil {
-			if err = v.cfg.Verify(vk); err == nil {
-				return vk, nil
-			}
-			vk.Wipe()
-		}
-		errs = append(errs, err)
-	}
-	return nil, fmt.Errorf("volume key: %w", errors.Join(errs...))
-}
 
 // cleanTmp removes what a mount that died left behind in .kmsfs/tmp. Where other hosts work on the vault, only what is old.
 func (v *Vault) cleanTmp(old []string) {
