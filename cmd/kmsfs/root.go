@@ -29,7 +29,7 @@ data key of its own, wrapped by a CMK that stays in its key store.`,
 		return hintf(faultf(errUsage, "%v", err), "%s --help", cmd.CommandPath())
 	})
 	root.AddCommand(a.initCommand(), a.mountCommand(), a.umountCommand(), a.statusCommand(), a.infoCommand(), a.rewrapCommand(),
-		a.reencryptCommand(), a.verifyCommand(), a.zoneCommand(), a.ctlCommand(), a.doctorCommand(), a.keyCommand(), a.kmsCommand(),
+		a.reencryptCommand(), a.verifyCommand(), a.zoneCommand(), a.ctlCommand(), a.freezeCommand(), a.doctorCommand(), a.keyCommand(), a.kmsCommand(),
 		a.versionCommand(), a.manCommand(), exitCodesTopic())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -406,6 +406,35 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	return v, nil
 }
 
+// Lock keeps everybody from opening the vault in top for writing until the answer is closed. ErrLocked where somebody has it
+// open for that.
+func Lock(top backing.Dir) (io.Closer, error) {
+	ctl, err := top.OpenDir(envelope.ControlDir)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil, ErrNotVault
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	f, err := lock(ctl, backing.LockExclusive)
+	if errors.Is(err, syscall.ENOENT) { // on read-only media, and never mounted before: nobody can write to it
+		return io.NopCloser(nil), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
+	f, err := ctl.Lock(lockName, mode)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, ErrLocked
+	}
+	return f, err
+}
+
 // takeLock makes sure that an exclusive mount is alone.
 func (v *Vault) takeLock() (err error) {
 	if v.readOnly {
@@ -415,10 +444,7 @@ func (v *Vault) takeLock() (err error) {
 	if v.shared {
 		mode = backing.LockShared
 	}
-	v.lock, err = v.ctlDir.Lock(lockName, mode)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return ErrLocked
-	}
+	v.lock, err = lock(v.ctlDir, mode)
 	return err
 }
 
