@@ -435,11 +435,17 @@ func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
 	return f, err
 }
 
-// takeLock makes sure that an exclusive mount is alone.
+// takeLock makes sure that an exclusive mount is alone. On read-only media it fails with EROFS, though there may be a lock to take:
+// else the first write would find out.
 func (v *Vault) takeLock() (err error) {
 	if v.readOnly {
 		return nil
 	}
+	f, err := v.ctlDir.Open(lockName, syscall.O_RDWR|syscall.O_CREAT, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
 	mode := backing.LockExclusive
 	if v.shared {
 		mode = backing.LockShared
