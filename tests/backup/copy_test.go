@@ -39,7 +39,7 @@ func tools() []tool {
 		{name: "rclone", copy: `rclone copy --links --retries 1 -q "$SRC" "$DST"`, moving: []int{1, 3, 4, 5, 6}},
 		{name: "restic", once: `restic -q -r "$REPO" init`, copy: `cd "$SRC"; restic -q -r "$REPO" backup .`,
 			restore: `restic -q -r "$REPO" restore latest --target "$DST"`, moving: []int{3}},
-		{name: "borg", once: `borg init -e repokey "$REPO"`, copy: `cd "$SRC"; borg create "$REPO::$NAME" .`,
+		{name: "borg", once: `borg init -e none "$REPO"`, copy: `cd "$SRC"; borg create "$REPO::$NAME" .`,
 			restore: `mkdir "$DST"; cd "$DST"; borg extract "$REPO::$NAME"`, moving: []int{1}},
 	}
 }
@@ -80,6 +80,7 @@ func (c *copier) unpack(env []string) {
 // TestTools: with every tool, a copy of a vault that is not mounted is what was there; so is one that was taken in kmsfs freeze while
 // programs write, of one moment; and one that was taken without has every file right that was not being written.
 func TestTools(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	live := b.mount(b.at("vault"))
 	plant(t, live)
@@ -128,13 +129,14 @@ func TestTools(t *testing.T) {
 
 // TestAnyOrder: a copy without a freeze, in an order that no tool has, has every file right that was not being written.
 func TestAnyOrder(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	live := b.mount(b.at("vault"))
 	plant(t, live)
 	want := contents(t, live, nil)
 	b.ok("ctl", "flush", live)
 	l := startLoad(t, live, 3)
-	rounds := 3
+	rounds := 2
 	if n, err := strconv.Atoi(os.Getenv("KMSFS_TEST_COPIES")); err == nil {
 		rounds = n
 	}

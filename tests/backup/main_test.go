@@ -61,7 +61,7 @@ func (b *bench) mkdir(name string) string { return lab.Subdir(b.t, b.dir, name, 
 // env is the environment of all programs: nothing of who runs the test, and kmsfs in the PATH.
 func (b *bench) env() []string {
 	return append(os.Environ(), "HOME="+b.dir, "PATH="+filepath.Dir(b.program)+":"+os.Getenv("PATH"), "LC_ALL=C",
-		"RESTIC_PASSWORD=secret", "RESTIC_CACHE_DIR="+b.at("cache"), "BORG_BASE_DIR="+b.at("cache"), "BORG_PASSPHRASE=secret",
+		"RESTIC_PASSWORD=secret", "RESTIC_CACHE_DIR="+b.at("cache"), "BORG_BASE_DIR="+b.at("cache"), "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes",
 		"BORG_RELOCATED_REPO_ACCESS_IS_OK=yes", "RCLONE_CONFIG="+b.at("rclone.conf"))
 }
 

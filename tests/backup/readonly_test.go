@@ -18,6 +18,7 @@ import (
 // TestReadOnlyMedia: a vault and its key store on media that cannot be written to are mounted with --read-only, and for writing
 // refused with the command to give; also where the vault was copied while mounted and has a journal.
 func TestReadOnlyMedia(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	b := newBench(t)
 	b.mkdir("media") // what goes on each medium
