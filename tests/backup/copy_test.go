@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -101,10 +100,12 @@ func TestTools(t *testing.T) {
 			c.umount(got)
 
 			env, dst = c.next(b.at("vault"))
-			steps := c.frozen(x.copy, env, l)
+			began := time.Now()
+			c.frozen(x.copy, env)
+			ended := time.Now()
 			c.unpack(env)
 			got = c.mount(dst, "--read-only")
-			l.moment(t, "frozen", got, steps)
+			l.moment(t, "frozen", got, span{began, ended})
 			compare(t, "frozen", still(contents(t, got, nil)), want)
 			c.umount(got)
 
@@ -115,7 +116,7 @@ func TestTools(t *testing.T) {
 			if err != nil && (!errors.As(err, &exit) || !slices.Contains(x.moving, exit.ExitCode())) {
 				t.Fatalf("%v\n%s", err, out)
 			}
-			if slices.Equal(before, l.steps()) {
+			if before == l.steps() {
 				t.Error("nothing changed while it was copied")
 			}
 			c.unpack(env)
@@ -123,7 +124,7 @@ func TestTools(t *testing.T) {
 		})
 	}
 	l.end()
-	l.moment(t, "the vault itself", live, l.steps())
+	l.moment(t, "the vault itself", live, span{time.Now(), time.Now()})
 	compare(t, "the vault itself", still(contents(t, live, nil)), want)
 }
 
@@ -210,31 +211,10 @@ func copyFile(src, dst string) error {
 	return errors.Join(err, out.Close())
 }
 
-// frozen runs a script inside kmsfs freeze, and returns what the load had done by then.
-func (b *bench) frozen(script string, env []string, l *load) []int64 {
+// frozen runs a script inside kmsfs freeze.
+func (b *bench) frozen(script string, env []string) {
 	b.t.Helper()
-	cmd := exec.Command(b.program, "freeze", b.at("vault"), "--", "sh", "-euc", "("+script+") >&2; echo copied; read line")
-	cmd.Dir, cmd.Env = b.dir, append(b.env(), env...)
-	var said strings.Builder
-	cmd.Stderr = &said
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.t.Fatal(err)
-	}
-	line, _ := bufio.NewReader(out).ReadString('\n')
-	steps := l.steps()
-	_, _ = io.WriteString(in, "go on\n")
-	if err := cmd.Wait(); err != nil || line != "copied\n" {
-		b.t.Fatalf("%v: %q\n%s", err, line, said.String())
-	}
-	return steps
+	b.script(`kmsfs freeze vault -- sh -euc "$SCRIPT"`, append(env, "SCRIPT="+script)...)
 }
 
 // opens mounts a copy that was taken while l worked, and writes to it: what want has must be there, all else may be old, new or an

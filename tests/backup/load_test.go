@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -61,10 +62,14 @@ func plant(t *testing.T, dir string) {
 // worker changes the files of one directory, one system call after the other, each durable when it returns. What they make of it
 // follows from its number alone.
 type worker struct {
-	dir  string
-	seed uint64
-	done atomic.Int64 // steps
+	dir   string
+	seed  uint64
+	mu    sync.Mutex
+	times []span // of the steps
 }
+
+// span is from when to when something went on.
+type span struct{ from, to time.Time }
 
 // step is one change.
 type step struct {
@@ -162,28 +167,58 @@ func (w *worker) random() *rand.Rand { return rand.New(rand.NewPCG(w.seed, 7)) }
 func (w *worker) work(stop *atomic.Bool) error {
 	r, files := w.random(), map[string][]byte{}
 	for i := int64(0); !stop.Load(); i++ {
-		s := next(r, i, files)
+		s, from := next(r, i, files), time.Now()
 		if err := s.do(w.dir); err != nil {
 			return fmt.Errorf("step %d, %c: %w", i, s.kind, err)
 		}
 		s.play(files)
-		w.done.Store(i + 1)
+		w.mu.Lock()
+		w.times = append(w.times, span{from, time.Now()})
+		w.mu.Unlock()
 		time.Sleep(time.Millisecond)
 	}
 	return nil
 }
 
-// after describes the directory after so many steps.
-func (w *worker) after(steps int64) map[string]string {
-	r, files := w.random(), map[string][]byte{}
-	for i := range steps {
-		next(r, i, files).play(files)
+// when finds the times at which the directory may have been as got describes it.
+func (w *worker) when(got map[string]string) (spans []span) {
+	w.mu.Lock()
+	times := slices.Clone(w.times)
+	w.mu.Unlock()
+	r, files, texts := w.random(), map[string][]byte{}, map[string]string{".": "directory"}
+	play := func(i int) {
+		s := next(r, int64(i), files)
+		s.play(files)
+		s.tell(files, texts)
 	}
-	all := map[string]string{".": "directory"}
-	for name, b := range files {
-		all[name] = described(b)
+	end := time.Now().Add(time.Hour)
+	since := time.Time{} // the beginning of the last step
+	for i, step := range times {
+		if maps.Equal(texts, got) {
+			spans = append(spans, span{since, step.to})
+		}
+		play(i)
+		since = step.from
 	}
-	return all
+	if maps.Equal(texts, got) {
+		spans = append(spans, span{since, end})
+	}
+	play(len(times)) // the one under way
+	if maps.Equal(texts, got) {
+		spans = append(spans, span{since, end})
+	}
+	return spans
+}
+
+// tell brings texts, what describe says of each file, up to the step that files has had.
+func (s step) tell(files map[string][]byte, texts map[string]string) {
+	for _, name := range []string{s.name, s.to} {
+		if b, ok := files[name]; ok {
+			texts[name] = described(b)
+		} else {
+			delete(texts, name)
+		}
+	}
 }
 
 // described is what describe says of a file with the content b.
@@ -225,35 +260,46 @@ func (l *load) end() {
 	l.wg.Wait()
 }
 
-// steps are what the workers have done.
-func (l *load) steps() (n []int64) {
+// steps is how many steps the workers have done.
+func (l *load) steps() (n int) {
 	for _, w := range l.workers {
-		n = append(n, w.done.Load())
+		w.mu.Lock()
+		n += len(w.times)
+		w.mu.Unlock()
 	}
 	return n
 }
 
-// moment compares the workers' directories in a copy, mounted at dir, with what they were after so many steps, or one more that
-// was done and not yet counted.
-func (l *load) moment(t *testing.T, what, dir string, steps []int64) {
+// moment holds that the workers' directories in a copy, mounted at dir, are as all of them were at one moment of the span.
+func (l *load) moment(t *testing.T, what, dir string, during span) {
 	t.Helper()
-	for i, w := range l.workers {
-		got := contents(t, filepath.Join(dir, filepath.Base(w.dir)), nil)
-		want, more := w.after(steps[i]), w.after(steps[i]+1)
-		if !equal(got, want) && !equal(got, more) {
-			t.Errorf("%s: %s is not as it was after %d or %d steps", what, filepath.Base(w.dir), steps[i], steps[i]+1)
-			compare(t, what, got, want)
+	possible := []span{during}
+	for _, w := range l.workers {
+		spans := w.when(contents(t, filepath.Join(dir, filepath.Base(w.dir)), nil))
+		if possible = common(possible, spans); len(possible) == 0 {
+			t.Errorf("%s: %s is as it was at %d times, none of them at the moment of the others and of the copy", what, filepath.Base(w.dir), len(spans))
+			return
 		}
 	}
 }
 
-func equal(a, b map[string]string) bool {
-	for k, v := range a {
-		if b[k] != v {
-			return false
+// common are the times that are in both.
+func common(a, b []span) (both []span) {
+	for _, x := range a {
+		for _, y := range b {
+			z := x
+			if y.from.After(z.from) {
+				z.from = y.from
+			}
+			if y.to.Before(z.to) {
+				z.to = y.to
+			}
+			if !z.from.After(z.to) {
+				both = append(both, z)
+			}
 		}
 	}
-	return len(a) == len(b)
+	return both
 }
 
 // torn looks at the workers' directories in a copy that was taken while they worked: what can be read must be what was written at
