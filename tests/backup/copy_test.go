@@ -105,8 +105,9 @@ func TestTools(t *testing.T) {
 			ended := time.Now()
 			c.unpack(env)
 			got = c.mount(dst, "--read-only")
-			l.moment(t, "frozen", got, span{began, ended})
-			compare(t, "frozen", still(contents(t, got, nil)), want)
+			all := contents(t, got, nil)
+			l.moment(t, "frozen", all, span{began, ended})
+			compare(t, "frozen", still(all), want)
 			c.umount(got)
 
 			env, dst = c.next(b.at("vault"))
@@ -124,8 +125,9 @@ func TestTools(t *testing.T) {
 		})
 	}
 	l.end()
-	l.moment(t, "the vault itself", live, span{time.Now(), time.Now()})
-	compare(t, "the vault itself", still(contents(t, live, nil)), want)
+	all := contents(t, live, nil)
+	l.moment(t, "the vault itself", all, span{time.Now(), time.Now()})
+	compare(t, "the vault itself", still(all), want)
 }
 
 // TestAnyOrder: a copy without a freeze, in an order that no tool has, has every file right that was not being written.

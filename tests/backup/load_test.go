@@ -270,17 +270,30 @@ func (l *load) steps() (n int) {
 	return n
 }
 
-// moment holds that the workers' directories in a copy, mounted at dir, are as all of them were at one moment of the span.
-func (l *load) moment(t *testing.T, what, dir string, during span) {
+// moment holds that the workers' directories, in what a copy contains, are as all of them were at one moment of the span.
+func (l *load) moment(t *testing.T, what string, all map[string]string, during span) {
 	t.Helper()
 	possible := []span{during}
 	for _, w := range l.workers {
-		spans := w.when(contents(t, filepath.Join(dir, filepath.Base(w.dir)), nil))
+		spans := w.when(below(all, filepath.Base(w.dir)))
 		if possible = common(possible, spans); len(possible) == 0 {
 			t.Errorf("%s: %s is as it was at %d times, none of them at the moment of the others and of the copy", what, filepath.Base(w.dir), len(spans))
 			return
 		}
 	}
+}
+
+// below is what all has of a directory.
+func below(all map[string]string, dir string) map[string]string {
+	part := map[string]string{}
+	for path, text := range all {
+		if rel, ok := strings.CutPrefix(path, dir+"/"); ok {
+			part[rel] = text
+		} else if path == dir {
+			part["."] = text
+		}
+	}
+	return part
 }
 
 // common are the times that are in both.
