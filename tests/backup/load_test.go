@@ -175,7 +175,7 @@ func (w *worker) work(stop *atomic.Bool) error {
 		w.mu.Lock()
 		w.times = append(w.times, span{from, time.Now()})
 		w.mu.Unlock()
-		time.Sleep(time.Millisecond)
+		time.Sleep(2 * time.Millisecond)
 	}
 	return nil
 }
