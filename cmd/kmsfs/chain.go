@@ -19,14 +19,29 @@ import (
 
 // mounted is a chain from key store to kernel.
 type mounted struct {
-	keys         keysource.Keysource
-	vault        *vault.Vault  // nil in reverse
-	view         *reverse.View // in reverse
-	server       *kfs.Server
-	metrics      *mountMetrics
-	thaw         func()       // nil where nothing can freeze it
-	end          func() error // before the vault is closed; nil: nothing
-	reencrypting atomic.Bool  // one at a time
+	keys    keysource.Keysource
+	vault   *vault.Vault  // nil in reverse
+	view    *reverse.View // in reverse
+	server  *kfs.Server
+	metrics *mountMetrics
+	thaw    func()       // nil where nothing can freeze it
+	end     func() error // before the vault is closed; nil: nothing
+	alone   atomic.Int32 // nobody, or what goes on that must be alone
+}
+
+// What must be alone on a mount.
+const (
+	nobody int32 = iota
+	reencrypting
+	freezing
+)
+
+// inUse is the error of what finds that it would not be alone.
+func (m *mounted) inUse(p mountPlan) error {
+	if m.alone.Load() == freezing {
+		return hintf(faultf(errBusy, "%s is frozen", p.Mountpoint), "kmsfs ctl thaw %s", quote(p.Mountpoint))
+	}
+	return hintf(faultf(errBusy, "%s is being reencrypted", p.Vault), "try again when kmsfs reencrypt has ended")
 }
 
 // keysAhead is how many data keys a mount decrypts ahead of need; the cache has room for more.

@@ -58,6 +58,7 @@ func TestExitTable(t *testing.T) {
 		{errNotMounted, 23, 32},
 		{errNoControl, 29, 32},
 		{errNotFrozen, 33, 32},
+		{faultf(errNoCommand, "x: %w", iofs.ErrNotExist), 127, 32},
 		{errBusy, 24, 32}, {syscall.EBUSY, 24, 32}, {syscall.EADDRINUSE, 24, 32}, {audit.ErrInUse, 24, 32},
 		{&audit.LineError{Line: 1}, 26, 32},
 		{keysource.ErrAlreadyExists, 25, 32},
