@@ -58,8 +58,8 @@ func inside(path, dir string) bool {
 	return false
 }
 
-// checkPlaces refuses to mount what would be within itself.
-func checkPlaces(p mountPlan) error {
+// checkMount refuses to mount what would be within itself.
+func checkMount(p mountPlan) error {
 	if p.Reverse {
 		return checkReverse(p)
 	}
