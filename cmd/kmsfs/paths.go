@@ -91,7 +91,7 @@ func checkMountpoint(path string, mounts []mountEntry) error {
 			if stateOf(path) == stateGone { // the kernel may still know what Stat asks
 				return gone
 			}
-			return hintf(faultf(errMounted, "%s is already the mount of %s", path, m.Vault), "kmsfs umount %s", quote(path))
+			return hintf(faultf(errMounted, "%s is already the mount of %s", path, m.Source), "kmsfs umount %s", quote(path))
 		}
 	}
 	if errors.Is(err, iofs.ErrNotExist) {

@@ -32,10 +32,18 @@ func TestReverse(t *testing.T) {
 		t.Errorf("status of the mount: %s", text)
 	}
 	b.ok("ctl purge p")
+	b.fails(23, "not a mount", "shown in reverse; kmsfs umount "+b.dir+"/p", "umount src")
+	b.fails(5, "already the mount of "+b.dir+"/src", "kmsfs umount", "mount --reverse src p")
+	if got := b.ok("cat p file"); got != "hello" {
+		t.Errorf("the view as a vault reads %q", got)
+	}
+	b.ok("verify p")
+	b.write("manifest", b.ok("manifest p")+"\n")
 	b.fails(5, "in use by another reverse mount", "kmsfs status", "mount --reverse src q --init")
 	if out, err := exec.Command("cp", "-a", b.dir+"/p", b.dir+"/copy").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	b.ok("verify --no-keys --manifest manifest copy")
 	b.ok("umount p")
 	if running(s.PID) {
 		t.Error("the daemon lives on after umount")
