@@ -19,13 +19,29 @@ import (
 
 // mounted is a chain from key store to kernel.
 type mounted struct {
-	keys         keysource.Keysource
-	vault        *vault.Vault  // nil in reverse
-	view         *reverse.View // in reverse
-	server       *kfs.Server
-	metrics      *mountMetrics
-	thaw         func()      // nil where nothing can freeze it
-	reencrypting atomic.Bool // one at a time
+	keys    keysource.Keysource
+	vault   *vault.Vault  // nil in reverse
+	view    *reverse.View // in reverse
+	server  *kfs.Server
+	metrics *mountMetrics
+	thaw    func()       // nil where nothing can freeze it
+	end     func() error // before the vault is closed; nil: nothing
+	alone   atomic.Int32 // nobody, or what goes on that must be alone
+}
+
+// What must be alone on a mount.
+const (
+	nobody int32 = iota
+	reencrypting
+	freezing
+)
+
+// inUse is the error of what finds that it would not be alone.
+func (m *mounted) inUse(p mountPlan) error {
+	if m.alone.Load() == freezing {
+		return hintf(faultf(errBusy, "%s is frozen", p.Mountpoint), "kmsfs ctl thaw %s", quote(p.Mountpoint))
+	}
+	return hintf(faultf(errBusy, "%s is being reencrypted", p.Vault), "try again when kmsfs reencrypt has ended")
 }
 
 // keysAhead is how many data keys a mount decrypts ahead of need; the cache has room for more.
@@ -82,6 +98,13 @@ func (m *mounted) vaultChain(ctx context.Context, p mountPlan, secret passphrase
 			err = faultf(envelope.ErrWrongKey, "this keysource lacks the CMK of the vault %s: %v", p.Vault, err)
 		}
 		return explain(err, p)
+	}
+	if p.Freshness != "" {
+		fresh := freshness{p.Freshness, log}
+		if err = fresh.begin(ctx, m.vault, p.Vault); err != nil {
+			return err
+		}
+		m.end = func() error { return fresh.end(m.vault, p.Vault) }
 	}
 	m.server, err = kfs.Mount(m.vault, p.Mountpoint, kfs.Options{
 		Source: p.Vault, AllowOther: p.AllowOther, ReadOnly: p.ReadOnly, Suid: p.Suid, Dev: p.Dev, NoExec: p.NoExec, Log: log,
@@ -149,8 +172,11 @@ func openKeysource(ctx context.Context, p mountPlan, url string, secret passphra
 // close ends what there is of the chain. Nothing is mounted any more.
 func (m *mounted) close() error {
 	var err error
+	if m.end != nil {
+		err = m.end()
+	}
 	if m.vault != nil {
-		err = m.vault.Close()
+		err = errors.Join(err, m.vault.Close())
 	}
 	if m.view != nil {
 		err = m.view.Close()

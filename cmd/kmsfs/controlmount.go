@@ -31,7 +31,7 @@ func (a *app) startControl(m *mounted, p mountPlan, log *slog.Logger) *controlSe
 	s.handle("reencrypt", m.reencrypt(p))
 	s.handle("flush", func(ctx context.Context, _ json.RawMessage, send func(any) error) error { return m.flush(p, send) })
 	f := &freezer{m: m, p: p, log: log}
-	m.thaw = func() { f.letGo() }
+	m.thaw = func() { f.letGo(f.frozen()) }
 	s.handle("freeze", f.freeze)
 	s.handle("thaw", f.thaw)
 	s.start(l)

@@ -32,6 +32,7 @@ var (
 	errBusy         = errors.New("busy")
 	errKeyNeeded    = errors.New("the CMK or key material is needed")
 	errNotFrozen    = errors.New("not frozen")
+	errNoCommand    = errors.New("the command cannot be started")
 	errNoControl    = errors.New("no answer on the control socket")
 	errUnproven     = errors.New("it cannot be told whether the CMK or key material is needed")
 )
@@ -103,7 +104,9 @@ func exitTable() []exit {
 			[]error{errNoFusermount}},
 		{29, mountFailure, "ctl: the daemon of the mount cannot be reached or ended", "", []error{errNoControl}},
 		{23, mountFailure, "not mounted", "kmsfs status", []error{errNotMounted}},
-		{33, mountFailure, "ctl thaw: not frozen, or no longer", "", []error{errNotFrozen}},
+		{33, mountFailure, "freeze, ctl thaw: not frozen, or no longer; a copy may not be of one moment", "", []error{errNotFrozen}},
+		{34, mountFailure, "mount, freshness check: the vault is not as the last mount here left it", "", []error{errNotFresh}},
+		{127, mountFailure, "freeze: COMMAND was not found or cannot be started", "", []error{errNoCommand}},
 		{24, mountFailure, "busy: something still uses the mount, the address or the audit log", "", []error{errBusy, syscall.EBUSY,
 			syscall.EADDRINUSE, audit.ErrInUse}},
 		{26, mountFailure, "the audit log was changed", "compare it with a copy that was kept elsewhere", []error{audit.ErrBroken}},

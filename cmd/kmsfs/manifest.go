@@ -33,7 +33,7 @@ by kmsfs verify --manifest, that the copy is what was sent; files that were put 
 removed are found. It covers names and contents, not modes, owners, times and extended attributes.
 
 The public key goes to standard error: keep it where the copy is verified, for --signer. It is the same for all manifests of a
-vault. VAULT may be mounted; take the copy and the manifest while it is frozen (kmsfs ctl freeze) if they are to agree.`,
+vault. VAULT may be mounted; take the copy and the manifest while it is frozen (kmsfs freeze) if they are to agree.`,
 		Example: `  kmsfs manifest --output vault.manifest ~/vault
   kmsfs manifest ~/vault | ssh backup 'cat > vault.manifest'`,
 		Args: args("VAULT"),
@@ -62,7 +62,7 @@ func (a *app) writeManifest(ctx context.Context, m *manifestFlags, path string) 
 	defer out.clear()
 	var made *manifest.Manifest
 	write := func(w io.Writer) (err error) {
-		made, err = manifest.Create(ctx, top, o.Vault, time.Now(), w, out.progress)
+		made, err = manifest.Create(ctx, top, o.Vault, manifest.Contents, time.Now(), w, out.progress)
 		return err
 	}
 	if m.output == "" {

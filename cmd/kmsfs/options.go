@@ -58,6 +58,7 @@ func optionTable() map[string]func(m *mountFlags, value string) error {
 		"key=":               text(func(m *mountFlags) *string { return &m.plan.Key }),
 		"master-key-file=":   text(func(m *mountFlags) *string { return &m.masterKeyFile }),
 		"passphrase-from=":   text(func(m *mountFlags) *string { return &m.passphraseFrom }),
+		"freshness=":         text(func(m *mountFlags) *string { return &m.plan.Freshness }),
 		"metrics-listen=":    text(func(m *mountFlags) *string { return &m.plan.MetricsListen }),
 		"log-file=":          text(func(m *mountFlags) *string { return &m.plan.LogFile }),
 		"key-cache-max-age=": duration("key-cache-max-age", func(m *mountFlags) pflag.Value { return (*timeValue)(&m.plan.Keys.MaxAge) }),

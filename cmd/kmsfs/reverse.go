@@ -44,6 +44,8 @@ func (r *reversePlan) finish(p *mountPlan) error {
 		return nil
 	case p.Shared:
 		return hintf(faultf(errUsage, "--reverse and --shared do not go together"), "leave out --shared: each host has a state of its own (--state DIR)")
+	case p.Freshness != "":
+		return hintf(faultf(errUsage, "--reverse and --freshness do not go together"), "leave out --freshness: nothing is stored")
 	case p.AutoRewrap:
 		return hintf(faultf(errUsage, "--reverse and --auto-rewrap do not go together"), "kmsfs rewrap on the directory of the state")
 	}

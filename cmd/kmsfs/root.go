@@ -30,8 +30,8 @@ data key of its own, wrapped by a CMK that stays in its key store.`,
 	})
 	root.AddCommand(
 		a.initCommand(), a.mountCommand(), a.umountCommand(), a.statusCommand(), a.infoCommand(),
-		a.rewrapCommand(), a.reencryptCommand(), a.zoneCommand(), a.ctlCommand(),
-		a.verifyCommand(), a.fsckCommand(), a.manifestCommand(), a.locateCommand(), a.keysCommand(),
+		a.rewrapCommand(), a.reencryptCommand(), a.zoneCommand(), a.ctlCommand(), a.freezeCommand(),
+		a.verifyCommand(), a.fsckCommand(), a.manifestCommand(), a.freshnessCommand(), a.locateCommand(), a.keysCommand(),
 		a.lsCommand(), a.catCommand(), a.statCommand(), a.findCommand(), a.cpCommand(), a.exportCommand(), a.importCommand(), a.syncCommand(),
 		a.doctorCommand(), a.keyCommand(), a.kmsCommand(),
 		a.versionCommand(), a.manCommand(), exitCodesTopic())

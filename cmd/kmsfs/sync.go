@@ -136,7 +136,7 @@ func (a *app) sync(ctx context.Context, s *syncFlags, src, dest string) error {
 	if err != nil {
 		return err
 	}
-	if err := checkPlaces(from, to); err != nil {
+	if err := checkApart(from, to); err != nil {
 		return err
 	}
 	if s.manifest != "" && (to.vault == "" || s.dryRun) {
@@ -159,8 +159,8 @@ func (a *app) sync(ctx context.Context, s *syncFlags, src, dest string) error {
 	return a.writeManifest(ctx, &manifestFlags{s.storeFlags, s.manifest}, to.vault)
 }
 
-// checkPlaces refuses places that are in each other, and two plain ones.
-func checkPlaces(from, to place) error {
+// checkApart refuses places that are in each other, and two plain ones.
+func checkApart(from, to place) error {
 	if from.vault == "" && to.vault == "" {
 		return hintf(faultf(errUsage, "neither %s nor %s is a vault", from.arg, to.arg), "kmsfs init %s makes one; rsync is for two directories", quote(to.arg))
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -141,6 +142,9 @@ func (v *verifyFlags) readManifest() error {
 	if err != nil {
 		return hintf(faultf(err, "the manifest %s: %w", v.manifest, err), "get it again from where it is kept")
 	}
+	if m.Depth != manifest.Contents {
+		return hintf(faultf(errUsage, "%s is of kmsfs freshness, and tells nothing of contents", v.manifest), "kmsfs freshness check VAULT %s", quote(v.manifest))
+	}
 	v.want = m
 	if v.newerThan == "" {
 		return nil
@@ -172,7 +176,7 @@ func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) 
 	out := newVerifyOutput(a, v)
 	all := []verifyInfo{}
 	damaged := 0
-	var failed error // the first
+	var failed, stopped error // the first of a vault, and of one that was not wholly looked at or repaired
 	for _, path := range vaults {
 		info, err := a.verifyVault(ctx, v, path, out)
 		if ctx.Err() != nil {
@@ -183,6 +187,9 @@ func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) 
 			err = info.unread()
 		} else {
 			info.Error = oneLine(err.Error())
+			if stopped == nil {
+				stopped = err
+			}
 		}
 		if failed == nil {
 			failed = err
@@ -201,6 +208,11 @@ func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) 
 		}
 	}
 	switch {
+	case damaged > 0 && v.repair && stopped != nil: // not all was moved
+		return stopped
+	case damaged > 0 && all[0].differs():
+		return hintf(faultf(vault.ErrCorrupt, "%s is not as the manifest of %s has it: %d differences", all[0].Vault, all[0].Manifest.Created, all[0].damage()),
+			"what was changed since is no damage; restore the rest from a backup")
 	case damaged > 0:
 		hint := "restore what is named from a backup; kmsfs verify --repair moves it aside"
 		if v.repair {
@@ -254,6 +266,11 @@ func (i *verifyInfo) damage() (n int) {
 		}
 	}
 	return n
+}
+
+// differs says whether what was found are differences from the manifest alone.
+func (i *verifyInfo) differs() bool {
+	return i.Manifest != nil && !slices.ContainsFunc(i.Findings, func(f check.Finding) bool { return f.Damage() })
 }
 
 // unread is why something could not be looked at.

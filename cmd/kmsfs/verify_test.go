@@ -150,6 +150,37 @@ func TestVerifyDenied(t *testing.T) {
 	b.ok("verify --key-store away v")
 }
 
+// TestRepairNoKeys moves nothing where the keys are what is missing.
+func TestRepairNoKeys(t *testing.T) {
+	t.Parallel()
+	b := mountBench(t, "p")
+	b.ok("mount --init --key-store keys v p")
+	b.write("p/one", "1")
+	b.write("p/two", strings.Repeat("2", 10000))
+	b.ok("umount p")
+	tables, err := filepath.Glob(b.dir + "/v/.kmsfs/keys/*")
+	if err != nil || len(tables) == 0 {
+		t.Fatal(tables, err)
+	}
+	for _, table := range tables {
+		if err := os.Rename(table, b.dir+"/"+filepath.Base(table)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.check2(3, "verify --no-keys v")
+	if r := b.run(strings.Fields("verify --repair v")); r.code != 3 || !strings.Contains(r.stderr, "nothing was moved") || !strings.Contains(r.stderr, "restore "+b.dir+"/v/.kmsfs/keys") {
+		t.Errorf("%+v", r)
+	}
+	for _, table := range tables {
+		if err := os.Rename(b.dir+"/"+filepath.Base(table), table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := b.verify(0, "v"); got.Files != 2 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestManifest: who has no keys finds what was changed, put back, exchanged, added and removed.
 func TestManifest(t *testing.T) {
 	t.Parallel()
@@ -198,6 +229,7 @@ func TestManifest(t *testing.T) {
 	if got := changes("old"); !slices.Contains(got, "changed") && !slices.Contains(got, "older") {
 		t.Errorf("the vault of before: %q", got)
 	}
+	b.fails(3, "old is not as the manifest of", "restore the rest", "verify "+keyless+"old")
 	b.ok("verify --no-keys old") // nothing else tells
 	path := b.largest("v")
 	if err := os.Rename(path, path+"x"); err != nil {
@@ -346,7 +378,7 @@ func TestVerifyLive(t *testing.T) {
 	defer wg.Wait()
 	defer cancel()
 	looked, gone := 0, int64(0)
-	for began := time.Now(); time.Since(began) < 6*time.Second; {
+	for began := time.Now(); time.Since(began) < 4*time.Second; {
 		for _, flags := range []string{"", "--no-keys "} {
 			got := b.verify(0, flags+"v")
 			for _, f := range got.Findings {

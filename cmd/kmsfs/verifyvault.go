@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"kmsfs/envelope"
@@ -149,10 +148,10 @@ const (
 	freezeTry  = 3
 )
 
-// confirm leaves of the findings those that are no changes under way.
+// confirm leaves of the findings those that are no changes under way. The config is replaced as a whole, and never is.
 func (s *verifying) confirm(ctx context.Context) error {
 	for _, pause := range pauses() {
-		if len(s.info.Findings) == 0 {
+		if !slices.ContainsFunc(s.info.Findings, func(f check.Finding) bool { return f.Kind != check.Config }) {
 			return nil
 		}
 		select {
@@ -169,24 +168,23 @@ func (s *verifying) confirm(ctx context.Context) error {
 		if len(s.info.Findings) == 0 || len(mounts) == 0 {
 			return nil
 		}
-		if s.info.Unconfirmed = s.frozen(ctx, mounts[0]); s.info.Unconfirmed == "" {
+		if s.info.Unconfirmed = s.frozen(ctx); s.info.Unconfirmed == "" {
 			return nil
 		}
 	}
 	return ctx.Err()
 }
 
-// frozen looks at the findings with the mount frozen, and returns why that was not possible.
-func (s *verifying) frozen(ctx context.Context, m mountEntry) string {
-	if err := s.a.control(ctx, m, "freeze", freezeRequest{freezeFor.Seconds()}, nil); err != nil {
+// frozen looks at the findings with the mounts of the vault frozen, and returns why that was not possible.
+func (s *verifying) frozen(ctx context.Context) string {
+	thaw, err := s.a.freezeVault(ctx, s.plan.Vault, freezeFor)
+	if err != nil {
 		return oneLine(err.Error())
 	}
 	look, cancel := context.WithTimeout(ctx, freezeUsed)
 	defer cancel()
-	err := s.again(look)
-	thaw, stop := context.WithTimeout(context.WithoutCancel(ctx), freezeFor)
-	defer stop()
-	if e := s.a.control(thaw, m, "thaw", struct{}{}, nil); err == nil {
+	err = s.again(look)
+	if e := thaw(); err == nil {
 		err = e
 	}
 	switch {
@@ -207,15 +205,7 @@ func (s *verifying) alone(ctx context.Context) (free func(), err error) {
 	if err := o.Vault.Close(); err != nil {
 		return nil, explain(err, s.plan)
 	}
-	ctl, err := s.top.OpenDir(envelope.ControlDir)
-	if err != nil {
-		return nil, explain(err, s.plan)
-	}
-	defer ctl.Close()
-	lock, err := ctl.Lock("lock", backing.LockExclusive)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = vault.ErrLocked
-	}
+	lock, err := vault.Lock(s.top)
 	if err != nil {
 		return nil, explain(err, s.plan)
 	}
@@ -227,6 +217,10 @@ func (s *verifying) repair(ctx context.Context) error {
 	cfg, err := vault.ReadConfig(s.top)
 	if err != nil {
 		return explain(err, s.plan)
+	}
+	if s.info.Bytes == 0 && slices.ContainsFunc(s.info.Findings, func(f check.Finding) bool { return f.Kind == check.NoRecord }) {
+		return hintf(faultf(vault.ErrCorrupt, "no file opens in %s; nothing was moved", s.plan.Vault),
+			"restore %s/%s/keys from a backup first", quote(s.plan.Vault), envelope.ControlDir)
 	}
 	moved, err := check.Repair(ctx, s.top, cfg.Volume, s.info.Findings, time.Now())
 	for _, m := range moved {

@@ -428,11 +428,38 @@ func (v *Vault) openSidecar() (err error) {
 	return err
 }
 
-// takeLock makes sure that an exclusive mount is alone.
+// Lock keeps everybody from opening the vault in top for writing until the answer is closed. ErrLocked where somebody has it
+// open for that.
+func Lock(top backing.Dir) (io.Closer, error) {
+	ctl, err := top.OpenDir(envelope.ControlDir)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil, ErrNotVault
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	f, err := LockAlone(ctl)
+	if errors.Is(err, syscall.ENOENT) { // on read-only media, and never mounted before: nobody can write to it
+		return io.NopCloser(nil), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// takeLock makes sure that an exclusive mount is alone. On read-only media it fails with EROFS, though there may be a lock to take:
+// else the first write would find out.
 func (v *Vault) takeLock() (err error) {
 	if v.readOnly {
 		return nil
 	}
+	f, err := v.ctlDir.Open(lockName, syscall.O_RDWR|syscall.O_CREAT, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
 	mode := backing.LockExclusive
 	if v.shared {
 		mode = backing.LockShared
@@ -444,7 +471,7 @@ func (v *Vault) takeLock() (err error) {
 func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
 	f, err := ctl.Lock(lockName, mode)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = ErrLocked
+		return nil, ErrLocked
 	}
 	return f, err
 }

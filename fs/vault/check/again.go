@@ -22,7 +22,10 @@ func Again(ctx context.Context, top backing.Dir, o Options, findings []Finding) 
 	if c.cfg == nil {
 		return c.result(), nil
 	}
-	if err := c.control(); err != nil { // also for the records of files
+	if err := c.control(); err != nil {
+		return nil, err
+	}
+	if err := c.tablesAgain(findings); err != nil {
 		return nil, err
 	}
 	c.res.Findings = slices.DeleteFunc(c.res.Findings, func(f Finding) bool {
@@ -33,13 +36,13 @@ func Again(ctx context.Context, top backing.Dir, o Options, findings []Finding) 
 	c.only = map[string][]Range{}
 	seen := map[string]bool{}
 	for _, f := range findings {
+		if len(f.Ranges) > 0 {
+			c.only[f.Stored] = merge(append(c.only[f.Stored], f.Ranges...))
+		}
 		if strings.HasPrefix(f.Stored, envelope.ControlDir+"/") || seen[f.Stored] {
 			continue
 		}
 		seen[f.Stored] = true
-		if f.Kind == Chunks {
-			c.only[f.Stored] = f.Ranges
-		}
 		if f.Stored == "" {
 			items = append(items, c.again(f)...)
 			continue

@@ -140,6 +140,9 @@ func Run(ctx context.Context, top backing.Dir, o Options) (*Result, error) {
 		if err := c.control(); err != nil {
 			return nil, err
 		}
+		if err := c.tables(); err != nil {
+			return nil, err
+		}
 		root := item{}
 		if c.v != nil {
 			root.node = c.v.Root()

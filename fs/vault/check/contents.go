@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
 )
@@ -74,9 +75,10 @@ type contents struct {
 	sparse bool
 	left   atomic.Int32 // pieces that are not done
 
-	mu  sync.Mutex
-	bad []Range
-	err error // the first
+	mu   sync.Mutex
+	bad  []Range
+	err  error   // the first
+	lost []Range // read as holes, and are none: see vault.ReadLost
 }
 
 // piece is a part of a file.
@@ -90,8 +92,10 @@ func (w *worker) file(n *vault.Node, at place, st *backing.Stat) {
 	c := w.c
 	f := &contents{place: at, n: n, size: st.Size, sparse: st.Blocks*512 < st.Size/8*7}
 	first := w.buffer()[:min(st.Size+1, readSize)]
-	got, err := c.v.Read(c.ctx, n, first, 0)
-	if err == nil && got < len(first) { // all of it
+	got, lost, err := c.v.ReadLost(c.ctx, n, first, 0)
+	if err == nil && lost > 0 { // piece by piece, to say which
+		got = 0
+	} else if err == nil && got < len(first) { // all of it
 		if got == 0 && st.Size > 0 {
 			c.add(Finding{Kind: Note, Stored: at.stored, Path: at.plain,
 				What: "something is stored, but it reads as empty: it was never synced, or somebody or a disk has emptied it"})
@@ -159,16 +163,21 @@ func (w *worker) read(f *contents, from, to int64) {
 			}
 		}
 		end := min(off+readSize-off%chunk, to)
-		got, err := c.v.Read(c.ctx, f.n, buf[:end-off], off)
+		got, lost, err := c.v.ReadLost(c.ctx, f.n, buf[:end-off], off)
 		if err == nil && got == 0 {
 			return
 		}
-		if err != nil {
+		if err != nil || lost > 0 {
 			for at := off; at < end && f.goesOn(err); at += chunk {
-				if n, e := c.v.Read(c.ctx, f.n, buf[:min(chunk, end-at)], at); e != nil {
-					f.note(Range{at, min(at+chunk, end)}, e)
+				part := Range{at, min(at+chunk, end)}
+				n, lost, e := c.v.ReadLost(c.ctx, f.n, buf[:part.To-at], at)
+				switch {
+				case e != nil:
+					f.note(part, e)
 					err = e
-				} else {
+				case lost > 0:
+					f.lose(part)
+				default:
 					c.seen(0, int64(n))
 				}
 			}
@@ -187,7 +196,14 @@ func (w *worker) read(f *contents, from, to int64) {
 // goesOn says whether after err other parts of the file may be read all the same.
 func (f *contents) goesOn(err error) bool {
 	kind := judge(Chunks, err)
-	return kind == Chunks || kind == Unread
+	return err == nil || kind == Chunks || kind == Unread
+}
+
+// lose notes a part that reads as a hole and is none.
+func (f *contents) lose(r Range) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lost = append(f.lost, r)
 }
 
 // note notes a part that does not open, and why.
@@ -226,11 +242,28 @@ func (f *contents) done(w *worker) {
 		}
 		c.add(x)
 	}
+	if len(f.lost) > 0 && c.ctx.Err() == nil {
+		c.add(f.hollow(c.geo.ChunkSize()))
+	}
 	if f.err == nil {
 		w.attributes(f.n, f.place)
 	}
 	c.seen(1, 0)
 	c.v.Forget(f.n, 1)
+}
+
+// hollow tells of the parts that read as zeros though something else stands there. A crash leaves a page as it was or as it
+// was to be, or nothing: where a chunk is one page, that is damage.
+func (f *contents) hollow(chunk int64) Finding {
+	x := Finding{Kind: Chunks, Stored: f.stored, Path: f.plain, Ranges: merge(f.lost), Size: f.size, Opens: f.size, Err: vault.ErrCorrupt}
+	for _, r := range x.Ranges {
+		x.Opens -= r.To - r.From
+	}
+	if chunk > envelope.BlockSize {
+		x.Kind = Note
+	}
+	x.What = fmt.Sprintf("%d of %d bytes were never known to be durable, are not what was written last, and read as zeros", f.size-x.Opens, f.size)
+	return x
 }
 
 // merge joins ranges that touch.

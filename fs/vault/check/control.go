@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync/atomic"
 	"syscall"
 
 	"kmsfs/envelope"
@@ -17,7 +16,7 @@ import (
 // journalMost bounds what is read of one journal file.
 const journalMost = 1 << 30
 
-// control looks at what stands in .kmsfs: the key tables and the journal. The config has been read.
+// control opens the key tables, and reads of the journal which files it has changes of. The config has been read.
 func (c *checker) control() error {
 	ctl, err := c.top.OpenDir(envelope.ControlDir)
 	if err != nil {
@@ -30,11 +29,6 @@ func (c *checker) control() error {
 	} else if err != nil {
 		c.fault(Table, keys, err)
 	}
-	if c.keys != nil {
-		if err := c.tables(); err != nil {
-			return err
-		}
-	}
 	if c.v == nil { // else it was read with the vault
 		c.journal(ctl)
 	}
@@ -43,28 +37,50 @@ func (c *checker) control() error {
 
 // tables looks at every record.
 func (c *checker) tables() error {
-	var records atomic.Int64
-	err := c.keys.Scan(c.ctx, sidecar.ScanOptions{Parallel: runtime.GOMAXPROCS(0)}, func(p *sidecar.Part) error {
-		at := place{stored: tablePath(p.Table)}
-		if p.Err != nil {
-			c.fault(Table, at, p.Err)
-			return nil
-		}
-		n := int64(0)
-		for e := range p.Entries() {
-			n++
-			if e.Err == nil {
-				continue
-			}
-			f := finding(Record, at, e.Err)
-			f.slot, f.slotSize, f.What = e.Loc.Slot, p.SlotSize, fmt.Sprintf("slot %d: %v", e.Loc.Slot, e.Err)
-			c.add(f)
-		}
-		records.Add(n)
+	if c.keys == nil {
 		return nil
-	})
-	c.res.Records = records.Load()
-	return err
+	}
+	return c.keys.Scan(c.ctx, sidecar.ScanOptions{Parallel: runtime.GOMAXPROCS(0)}, c.table)
+}
+
+// table looks at the records of a part of a key table.
+func (c *checker) table(p *sidecar.Part) error {
+	at := place{stored: tablePath(p.Table)}
+	if p.Err != nil {
+		c.fault(Table, at, p.Err)
+		return nil
+	}
+	n := int64(0)
+	for e := range p.Entries() {
+		n++
+		if e.Err == nil {
+			continue
+		}
+		f := finding(Record, at, e.Err)
+		f.slot, f.slotSize, f.What = e.Loc.Slot, p.SlotSize, fmt.Sprintf("slot %d: %v", e.Loc.Slot, e.Err)
+		c.add(f)
+	}
+	c.mu.Lock()
+	c.res.Records += n
+	c.mu.Unlock()
+	return nil
+}
+
+// tablesAgain looks again at the key tables that findings are about.
+func (c *checker) tablesAgain(findings []Finding) error {
+	seen := map[uint64]bool{}
+	for _, f := range findings {
+		_, name := split(f.Stored)
+		id, ok := envelope.ParseTableName(name)
+		if c.keys == nil || !ok || seen[id] || f.Stored != tablePath(id) {
+			continue
+		}
+		seen[id] = true
+		if err := c.keys.ScanTable(c.ctx, id, c.table); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tablePath is the path of a key table in the vault.

@@ -1,6 +1,8 @@
 package check_test
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kmsfs/fs/backing/faults"
 	"kmsfs/fs/vault"
 	"kmsfs/fs/vault/check"
 )
@@ -117,5 +120,63 @@ func TestRepairNothing(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(s.dir, ".kmsfs/damaged")); err == nil {
 		t.Error("a directory was made for nothing")
+	}
+}
+
+// TestRepairCut cuts a repair before each change that it makes: nothing is lost, and the next repair does the rest.
+func TestRepairCut(t *testing.T) {
+	s := newSample(t)
+	s.must(os.Remove(s.path("big"))) // which would take time
+	s.flip(s.path("sub/inner"), 4200)
+	s.flip(s.path(long), 140)
+	s.must(os.Remove(filepath.Join(s.path("sub/deep"), ".kmsfs.dir")))
+	table, slot := s.record("middle")
+	s.flip(table, slot*512+100)
+	whole := s.read(table)
+	want := map[string][]byte{filepath.Base(table): whole}
+	for _, name := range []string{"sub/inner", long, "sub/deep/er", "middle"} {
+		want[filepath.Base(s.path(name))] = s.read(s.path(name))
+	}
+	failed := errors.New("cut")
+	for k := 0; ; k++ {
+		c := *s
+		c.dir = filepath.Join(t.TempDir(), "copy")
+		s.must(os.CopyFS(c.dir, os.DirFS(s.dir)))
+		r := c.check(true)
+		calls := 0
+		top := faults.Wrap(c.top(), func(op faults.Op) error {
+			if !op.Changes() {
+				return nil
+			}
+			if calls++; calls > k {
+				return failed
+			}
+			return nil
+		})
+		v := c.open(vault.ReadOnly)
+		volume := v.Config().Volume
+		c.close(v)
+		_, err := check.Repair(ctx, top, volume, r.Findings, time.Unix(1e9, 0))
+		if err != nil && !errors.Is(err, failed) {
+			t.Fatalf("change %d: %v", k, err)
+		}
+		c.repair(time.Unix(1e9+1, 0))
+		if r := c.check(true); len(r.Findings) > 0 {
+			t.Fatalf("change %d: after the second repair %+v", k, r.Findings)
+		}
+		got := map[string]bool{}
+		s.must(filepath.WalkDir(filepath.Join(c.dir, ".kmsfs/damaged"), func(path string, e os.DirEntry, err error) error {
+			if text, ok := want[e.Name()]; err == nil && ok && bytes.Equal(s.read(path), text) {
+				got[e.Name()] = true
+			}
+			return err
+		}))
+		if len(got) != len(want) {
+			t.Fatalf("change %d: %d of %d things were kept", k, len(got), len(want))
+		}
+		if err == nil {
+			t.Logf("%d changes", calls)
+			return
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
 )
 
 // Change is how something is not as the manifest has it.
@@ -31,9 +32,19 @@ type Difference struct {
 	Err    error  `json:"-"` // of Unread
 }
 
-// Compare holds the vault in top against the manifest, which the caller has verified. It reads all files.
+// Compare holds the vault in top against the manifest, which the caller has verified. It reads as much of all files as the
+// manifest is of.
 func (m *Manifest) Compare(ctx context.Context, top backing.Dir, progress Progress) ([]Difference, error) {
-	s := &scan{ctx: ctx, top: top, progress: progress, against: m, times: map[string]time.Time{}}
+	s := &scan{ctx: ctx, top: top, depth: m.Depth, progress: progress, against: m, times: map[string]time.Time{}}
+	if m.Depth == Indexes {
+		cfg, err := vault.ReadConfig(top)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.measure(cfg); err != nil {
+			return nil, err
+		}
+	}
 	found, err := s.run()
 	if err != nil {
 		return nil, err

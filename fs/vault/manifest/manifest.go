@@ -29,6 +29,30 @@ import (
 // Format is the version that the head of a manifest tells.
 const Format = "kmsfs manifest 1"
 
+// FormatIndexes is what the head of a manifest of [Indexes] tells.
+const FormatIndexes = "kmsfs freshness 1"
+
+// Depth says what of a file its hash is of.
+type Depth uint8
+
+// The two depths.
+const (
+	// Contents: all that is stored.
+	Contents Depth = iota
+	// Indexes: its size and what says which versions of its chunks are valid, a sixty-fourth of a large file; a file of at most one
+	// block as a whole. That tells a file that was put back from one that was not, and not damage. .kmsfs is not in it: a rewrap
+	// may change it meanwhile.
+	Indexes
+)
+
+// format is the Format of a depth.
+func (d Depth) format() string {
+	if d == Indexes {
+		return FormatIndexes
+	}
+	return Format
+}
+
 // dirContext is the derivation context of the hash of a directory.
 const dirContext = "kmsfs 2026 v1 manifest directory"
 
@@ -84,6 +108,7 @@ type Manifest struct {
 	Head      Head
 	Created   time.Time
 	Entries   []Entry // in the order of comparePaths
+	Depth     Depth
 	Signer    ed25519.PublicKey
 	Signature []byte
 
@@ -116,10 +141,10 @@ type signer interface {
 }
 
 // write writes a manifest of entries, which it sorts and of whose directories it computes the hashes, and returns it.
-func write(w io.Writer, volume envelope.VolumeID, created time.Time, entries []Entry, s signer) (*Manifest, error) {
+func write(w io.Writer, volume envelope.VolumeID, created time.Time, depth Depth, entries []Entry, s signer) (*Manifest, error) {
 	slices.SortFunc(entries, func(a, b Entry) int { return comparePaths(a.Path, b.Path) })
-	m := &Manifest{Entries: entries, Signer: s.ManifestSigner(), Created: created.UTC().Truncate(time.Second)}
-	m.Head = Head{Format: Format, VolumeID: volume.String(), Created: m.Created.Format(time.RFC3339), PublicKey: hex.EncodeToString(m.Signer)}
+	m := &Manifest{Entries: entries, Depth: depth, Signer: s.ManifestSigner(), Created: created.UTC().Truncate(time.Second)}
+	m.Head = Head{Format: depth.format(), VolumeID: volume.String(), Created: m.Created.Format(time.RFC3339), PublicKey: hex.EncodeToString(m.Signer)}
 	for _, e := range entries {
 		if e.Kind == Dir {
 			m.Head.Directories++
@@ -290,7 +315,11 @@ func (m *Manifest) parseHead(b []byte) error {
 	if err := d.Decode(&m.Head); err != nil {
 		return malformed("%v", err)
 	}
-	if m.Head.Format != Format {
+	switch m.Head.Format {
+	case Format:
+	case FormatIndexes:
+		m.Depth = Indexes
+	default:
 		if strings.HasPrefix(m.Head.Format, strings.TrimRight(Format, "1")) {
 			return fmt.Errorf("%w: %q", ErrVersion, m.Head.Format)
 		}

@@ -88,7 +88,7 @@ func open(t testing.TB, dir string) backing.Dir {
 func create(t testing.TB, dir string) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	_, err := manifest.Create(ctx, open(t, dir), newKeys(t, 7), signedAt(), &out, nil)
+	_, err := manifest.Create(ctx, open(t, dir), newKeys(t, 7), manifest.Contents, signedAt(), &out, nil)
 	must(t, err)
 	return out.Bytes()
 }
@@ -150,6 +150,13 @@ func TestRefused(t *testing.T) {
 	for i := range lines[:len(lines)-1] {
 		refused(fmt.Sprintf("without line %d", i), bytes.Join(slices.Delete(slices.Clone(lines), i, i+1), nil), manifest.ErrMalformed)
 		refused(fmt.Sprintf("line %d twice", i), bytes.Join(slices.Insert(slices.Clone(lines), i, lines[i]), nil), manifest.ErrMalformed)
+	}
+	for i, line := range lines { // the hash of a directory follows from what is in it
+		if bytes.HasPrefix(line, []byte("D ")) {
+			b := slices.Clone(line)
+			b[2] ^= 1 // another hex digit
+			refused(fmt.Sprintf("the hash in line %d", i), bytes.Join(slices.Replace(slices.Clone(lines), i, i+1, b), nil), manifest.ErrMalformed)
+		}
 	}
 	refused("more behind", append(slices.Clone(good), '\n'), manifest.ErrMalformed)
 	refused("a later version", bytes.Replace(good, []byte("manifest 1"), []byte("manifest 2"), 1), manifest.ErrVersion)

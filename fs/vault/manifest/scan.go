@@ -35,19 +35,24 @@ var _ Vault = (*vault.Vault)(nil)
 
 // Create writes the manifest of the vault in top to w. Files that come, go or change meanwhile are in it in whatever state
 // they were met; what cannot be read is an error.
-func Create(ctx context.Context, top backing.Dir, v Vault, now time.Time, w io.Writer, progress Progress) (*Manifest, error) {
-	s := &scan{ctx: ctx, top: top, progress: progress}
+func Create(ctx context.Context, top backing.Dir, v Vault, depth Depth, now time.Time, w io.Writer, progress Progress) (*Manifest, error) {
+	s := &scan{ctx: ctx, top: top, depth: depth, progress: progress}
+	if err := s.measure(v.Config()); err != nil {
+		return nil, err
+	}
 	entries, err := s.run()
 	if err != nil {
 		return nil, err
 	}
-	return write(w, v.Config().Volume, now, entries, v)
+	return write(w, v.Config().Volume, now, depth, entries, v)
 }
 
 // scan hashes a stored tree.
 type scan struct {
 	ctx      context.Context
 	top      backing.Dir
+	depth    Depth
+	geo      envelope.Geometry // of Indexes
 	progress Progress
 	against  *Manifest // nil: all of each file is hashed
 
@@ -55,6 +60,14 @@ type scan struct {
 	found []Entry
 	times map[string]time.Time // of files that are not as the manifest has them, when they were last changed
 	bad   []unreadable
+}
+
+// measure finds where index blocks stand, where it matters.
+func (s *scan) measure(cfg *envelope.Config) (err error) {
+	if s.depth == Indexes {
+		s.geo, err = envelope.NewGeometry(cfg.ChunkSize)
+	}
+	return err
 }
 
 // unreadable is what could not be read.
@@ -97,10 +110,10 @@ type hasher struct {
 
 // covered says whether name in dir, both of stored names, is in a manifest: not what means nothing to the vault, or says
 // who uses it.
-func covered(dir, name string) bool {
+func (s *scan) covered(dir, name string) bool {
 	switch dir {
 	case "":
-		return name != "lost+found"
+		return name != "lost+found" && (s.depth == Contents || name != envelope.ControlDir)
 	case envelope.ControlDir:
 		return name == "vault.json" || name == "keys" || name == "journal"
 	case envelope.ControlDir + "/keys":
@@ -131,7 +144,7 @@ func (w *hasher) look(j job) error {
 	var dirs []job
 	var failed error
 	err = h.ReadDir(func(e backing.Entry) bool {
-		if !covered(j.dir, e.Name) {
+		if !w.s.covered(j.dir, e.Name) {
 			return true
 		}
 		kind := e.Kind
@@ -223,6 +236,9 @@ func (w *hasher) file(h backing.Dir, dir, name string) error {
 	if old := w.s.old(path); old != nil && *old != e {
 		w.s.mu.Lock()
 		w.s.times[path] = st.Mtim.Time()
+		if w.s.depth == Indexes { // which who copies a file with its time cannot set
+			w.s.times[path] = st.Ctim.Time()
+		}
 		w.s.mu.Unlock()
 	}
 	return nil
@@ -251,6 +267,9 @@ func (w *hasher) contents(h backing.Dir, name, path string) (size int64, err err
 	if w.buf == nil {
 		w.buf = make([]byte, readSize)
 	}
+	if w.s.depth == Indexes && size > envelope.BlockSize {
+		return size, w.indexes(f, size)
+	}
 	for off := int64(0); off < size; {
 		if err := context.Cause(w.s.ctx); err != nil {
 			return 0, err
@@ -269,4 +288,36 @@ func (w *hasher) contents(h backing.Dir, name, path string) (size int64, err err
 		}
 	}
 	return size, nil
+}
+
+// indexes hashes the size and the index blocks of a file, each with its number; one that is a hole is as one of zeros, which is not
+// hashed.
+func (w *hasher) indexes(f backing.File, size int64) error {
+	geo := &w.s.geo
+	b := w.buf[:envelope.BlockSize]
+	w.h.Write(binary.LittleEndian.AppendUint64(nil, uint64(size)))
+	for g := uint64(0); geo.IndexOffset(g) < size; g++ {
+		if err := context.Cause(w.s.ctx); err != nil {
+			return err
+		}
+		off := geo.IndexOffset(g)
+		if at, err := f.Seek(off, vault.SeekData); errors.Is(err, syscall.ENXIO) {
+			break
+		} else if err == nil && at >= off+geo.GroupSealed() {
+			g = uint64(at/geo.GroupSealed()) - 1
+			continue
+		}
+		n, err := f.ReadAt(b, off)
+		if err != nil {
+			return err
+		}
+		if !envelope.IsZero(b[:n]) {
+			w.h.Write(binary.LittleEndian.AppendUint64(nil, g))
+			w.h.Write(b[:n])
+		}
+		if w.s.progress != nil {
+			w.s.progress(0, int64(n))
+		}
+	}
+	return nil
 }
