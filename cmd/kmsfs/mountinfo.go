@@ -17,7 +17,8 @@ const (
 // mountEntry is one mount in /proc/self/mountinfo, proc(5).
 type mountEntry struct {
 	Mountpoint string
-	Vault      string // of the kmsfs mounts: the source; in reverse a plain directory
+	Vault      string // of the kmsfs mounts: the vault; in reverse that is what the mount shows
+	Source     string // of the kmsfs mounts: what is shown, the vault or in reverse a plain directory
 	Type       string
 	Options    []string // of the mount and of the file system
 	Dev        string   // major:minor
@@ -31,6 +32,9 @@ func kmsfsMounts() ([]mountEntry, error) {
 	}
 	var out []mountEntry
 	for _, m := range parseMountinfo(string(b)) {
+		if m.Type == reverseType {
+			m.Vault = m.Mountpoint
+		}
 		if m.Type == fsType || m.Type == reverseType {
 			out = append(out, m)
 		}
@@ -51,7 +55,8 @@ func parseMountinfo(text string) []mountEntry {
 			continue
 		}
 		m := mountEntry{
-			Mountpoint: unescapeMount(fields[4]), Vault: unescapeMount(fields[sep+2]), Type: fields[sep+1], Dev: fields[2],
+			Mountpoint: unescapeMount(fields[4]), Vault: unescapeMount(fields[sep+2]), Source: unescapeMount(fields[sep+2]),
+			Type: fields[sep+1], Dev: fields[2],
 			Options: append(strings.Split(fields[5], ","), strings.Split(fields[sep+3], ",")...),
 		}
 		for i := range out {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"slices"
@@ -32,10 +33,18 @@ func TestReverse(t *testing.T) {
 		t.Errorf("status of the mount: %s", text)
 	}
 	b.ok("ctl purge p")
+	b.fails(23, "not a mount", "shown in reverse; kmsfs umount "+b.dir+"/p", "umount src")
+	b.fails(5, "already the mount of "+b.dir+"/src", "kmsfs umount", "mount --reverse src p")
+	if got := b.ok("cat p file"); got != "hello" {
+		t.Errorf("the view as a vault reads %q", got)
+	}
+	b.ok("verify p")
+	b.write("manifest", b.ok("manifest p")+"\n")
 	b.fails(5, "in use by another reverse mount", "kmsfs status", "mount --reverse src q --init")
 	if out, err := exec.Command("cp", "-a", b.dir+"/p", b.dir+"/copy").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	b.ok("verify --no-keys --manifest manifest copy")
 	b.ok("umount p")
 	if running(s.PID) {
 		t.Error("the daemon lives on after umount")
@@ -57,6 +66,38 @@ func TestReverse(t *testing.T) {
 		}
 	}
 	b.fails(23, "not a mount", "kmsfs status", "umount p")
+}
+
+// TestReverseDisabled: where the CMK may not be used, the key tables are not listed as if they were whole, and a new file is not
+// read; errno and log say why.
+func TestReverseDisabled(t *testing.T) {
+	b := mountBench(t, "p")
+	b.mkdir("src")
+	b.ok("key create --key-store keys --alias alias/one")
+	b.ok("mount --reverse --init --key-store keys --key alias/one --log-file log src p")
+	b.ok("key disable --key-store keys alias/one")
+	b.write("src/file", "hello")
+	time.Sleep(1500 * time.Millisecond) // the key store is looked at once a second
+	if _, err := os.ReadDir(b.dir + "/p/.kmsfs/keys"); !errors.Is(err, syscall.EKEYREVOKED) {
+		t.Errorf("listing the key tables: %v", err)
+	}
+	entries, err := os.ReadDir(b.dir + "/p")
+	if err != nil || len(entries) != 2 {
+		t.Fatalf("%v, %v", entries, err)
+	}
+	for _, e := range entries {
+		if _, err := os.ReadFile(b.dir + "/p/" + e.Name()); !e.IsDir() && !errors.Is(err, syscall.EKEYREVOKED) {
+			t.Errorf("reading: %v", err)
+		}
+	}
+	if log, err := os.ReadFile(b.dir + "/log"); err != nil || !strings.Contains(string(log), "is disabled") || strings.Contains(string(log), "src/file") {
+		t.Errorf("the log: %s, %v", log, err)
+	}
+	b.ok("key enable --key-store keys alias/one")
+	time.Sleep(3500 * time.Millisecond) // a refusal is remembered
+	if _, err := os.ReadDir(b.dir + "/p/.kmsfs/keys"); err != nil {
+		t.Errorf("once it may be used again: %v", err)
+	}
 }
 
 // TestReverseRefusals: each way not to show a directory in reverse has its code and hint, and leaves nothing behind.

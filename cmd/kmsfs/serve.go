@@ -98,7 +98,7 @@ func (a *app) mountInterruptibly(p mountPlan, secret passphrase.Source, log *slo
 
 // prepare checks vault and mountpoint, and makes what is missing where p.Init allows.
 func (a *app) prepare(ctx context.Context, p mountPlan, secret passphrase.Source) error {
-	if err := checkPlaces(p); err != nil {
+	if err := checkMount(p); err != nil {
 		return err
 	}
 	if err := a.checkFUSE(&p); err != nil {

@@ -195,7 +195,7 @@ func (a *app) surveySource(ctx context.Context, f *statusFlags, path string, c *
 
 // statusOf describes a mount.
 func statusOf(m mountEntry) mountStatus {
-	s := mountStatus{Vault: m.Vault, Mounted: true, Mountpoint: m.Mountpoint, State: stateOf(m.Mountpoint)}
+	s := mountStatus{Vault: m.Source, Mounted: true, Mountpoint: m.Mountpoint, State: stateOf(m.Mountpoint)}
 	if s.State != stateGone {
 		s.PID = m.pid()
 	}
@@ -213,10 +213,9 @@ func statusOf(m mountEntry) mountStatus {
 	}
 	if m.Type == reverseType {
 		s.Options = append(s.Options, "reverse")
-		if s.State == stateMounted {
-			s.Config = readConfigInfo(m.Mountpoint)
+		if s.State != stateMounted { // it would not answer
+			return s
 		}
-		return s
 	}
 	s.Config = readConfigInfo(m.Vault)
 	return s

@@ -107,6 +107,7 @@ func TestCopies(t *testing.T) {
 			to := lab.Subdir(t, lab.Dir(t), "copy", 0o755)
 			lab.Run(t, "/", "bash", "-euo", "pipefail", "-c", script, tool, m.Dir, to)
 			same(t, tool, m.Backing, mountCopy(t, to, "--read-only"))
+			lab.Run(t, "/", lab.Binary(t, "cmd/kmsfs"), "verify", to)
 			if used, err := strconv.Atoi(strings.Fields(lab.Run(t, to, "du", "-sk", "."))[0]); err != nil || used > 20000 {
 				t.Errorf("%s: the copy takes %d KiB, %v: no hole is one", tool, used, err)
 			}

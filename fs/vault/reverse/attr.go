@@ -52,11 +52,15 @@ func (v *View) stat(n *Node, r role, name string) (backing.Stat, error) {
 		defer d.put()
 		return d.StatAt(name)
 	case controlDir:
-		return v.ctl.Stat()
+		st, err := v.ctl.Stat()
+		v.undate(&st)
+		return st, err
 	case config:
 		return v.ctl.StatAt(configName)
-	case keysDir:
-		return v.ctl.StatAt(keysName)
+	case keysDir: // else listing it, which may make a table, would change it
+		st, err := v.ctl.StatAt(keysName)
+		v.undate(&st)
+		return st, err
 	case keyTable:
 		return v.statTable(name)
 	}
@@ -65,13 +69,18 @@ func (v *View) stat(n *Node, r role, name string) (backing.Stat, error) {
 	if err != nil {
 		return backing.Stat{}, err
 	}
-	moment := backing.Timespec{Sec: v.cfg.Created.Unix()}
 	st.Mode, st.Nlink, st.Size, st.Rdev = sIFREG|0o600, 1, 0, 0
-	st.Atim, st.Mtim, st.Ctim = moment, moment, moment
+	v.undate(&st)
 	if r == dirFile {
 		st.Size = envelope.DirFileSize
 	}
 	return st, nil
+}
+
+// undate gives the times of when the state was made.
+func (v *View) undate(st *backing.Stat) {
+	moment := backing.Timespec{Sec: v.cfg.Created.Unix()}
+	st.Atim, st.Mtim, st.Ctim = moment, moment, moment
 }
 
 // statDir returns the attributes of the directory n itself.

@@ -344,7 +344,6 @@ func differences(a, b map[string]string) (paths []string) {
 func (b *bench) shown() map[string]string {
 	b.t.Helper()
 	v := b.open(reverse.Options{})
-	must(b.t, v.Prepare(b.t.Context())) // else the times of .kmsfs/keys are of before or after
 	d := copied(b.t, v).Root()
 	defer d.Close()
 	must(b.t, v.Close())

@@ -30,7 +30,7 @@ type maker struct {
 	table *sidecar.Writer
 	wg    sync.WaitGroup
 
-	mu      sync.Mutex // keys.mu may be taken under it
+	mu      sync.Mutex
 	under   map[envelope.FileID]*want
 	queue   []*want
 	made    []*want

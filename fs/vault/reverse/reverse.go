@@ -8,8 +8,8 @@
 // what one [Handle] shows of a group of a file is of one moment, and that nothing is written but below the state. It does
 // not guarantee that a file that is written to meanwhile is shown as it was at one moment: that takes a snapshot.
 //
-// Lock order: a Handle's turn, then the leaves: the mutexes of table, Node, dirs, keys, maker, ahead, cache and Handle, of which no
-// two are held at once, but table and then Node. No mutex is held while the keysource works.
+// Lock order: a Handle's turn, then the mutexes, of which two are held at once only so: table, then dirs; maker, then keys.
+// No mutex is held while the keysource works; a Handle's turn is, and then holds back who reads the same file.
 //
 // All methods are safe for concurrent use.
 package reverse
