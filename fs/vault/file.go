@@ -72,6 +72,8 @@ type file struct {
 	loggedHoles   logged // its last record of a chunk that is a hole in place
 	pending       map[uint64]*pendingChunk
 	pendingInline *pendingBlock
+	hidden        hiddenTime
+	replayed      bool // something that a crash left in the journal alone was put in place
 
 	gmu    sync.Mutex // guards groups, beside mu held for reading
 	groups map[uint64]*group
@@ -701,6 +703,7 @@ func nonces(n int, buf []byte) []byte {
 
 // close closes the stored file and wipes the key.
 func (f *file) close() error {
+	f.showTime()
 	f.dropGroups()
 	clear(f.inline)
 	f.inline, f.pending, f.pendingInline = nil, nil, nil
