@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync"
 	"syscall"
-	"time"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
@@ -15,17 +14,6 @@ import (
 // ErrChanged: the file was cut off or written to while it was read, so that what was read of it before does not go with what
 // would be read now.
 var ErrChanged = errors.New("reverse: the file was changed while it was read")
-
-// settledFor is how long a file must not have been changed before its times are trusted to show the next change.
-const settledFor = 2 * time.Second
-
-// version tells what a file holds from what it held before.
-type version struct {
-	size         int64
-	mtime, ctime backing.Timespec
-}
-
-func versionOf(st *backing.Stat) version { return version{st.Size, st.Mtim, st.Ctim} }
 
 // Handle is an open file of the view, as it was when it was opened.
 type Handle struct {
@@ -55,16 +43,6 @@ type Handle struct {
 
 // sealedMost is of how many groups a handle remembers how they were shown.
 const sealedMost = 1 << 20
-
-// Caching says what a caller may do with what is read through a handle, and with what it has of the file from before.
-type Caching uint8
-
-// The ways to cache.
-const (
-	CacheAnew Caching = iota // keep it, and drop what is from before
-	CacheOn                  // keep it with what is from before
-	CacheNot                 // neither keep it nor use what is from before
-)
 
 // Open opens the file n for reading.
 func (v *View) Open(n *Node) (h *Handle, caching Caching, err error) {
@@ -134,30 +112,6 @@ func (h *Handle) openPlain() (caching Caching, err error) {
 		h.stored = v.geo.InlineSize(st.Size)
 	}
 	return n.begin(h.version, v.now()), nil
-}
-
-// begin notes that the file is opened as it is. A cache knows of one version of it: where the times do not show the next
-// change yet, or somebody still reads another version, nothing is cached.
-func (n *Node) begin(is version, now time.Time) Caching {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.opens++
-	settled := now.Sub(is.mtime.Time()) > settledFor && now.Sub(is.ctime.Time()) > settledFor
-	switch {
-	case !settled || n.opens > 1 && n.seen != is:
-		return CacheNot
-	case n.seen == is:
-		return CacheOn
-	}
-	n.seen = is
-	return CacheAnew
-}
-
-// finish notes that the file is closed.
-func (n *Node) finish() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.opens--
 }
 
 // fail names the stored file in an error.
