@@ -8,13 +8,16 @@ import (
 	"syscall"
 )
 
-// fsType is the type of a mount of kmsfs in /proc/self/mountinfo.
-const fsType = "fuse.kmsfs"
+// The types of mounts of kmsfs in /proc/self/mountinfo: of a vault, and of a plain directory in reverse.
+const (
+	fsType      = "fuse.kmsfs"
+	reverseType = "fuse.kmsfs-reverse"
+)
 
 // mountEntry is one mount in /proc/self/mountinfo, proc(5).
 type mountEntry struct {
 	Mountpoint string
-	Vault      string // of the kmsfs mounts: the source
+	Vault      string // of the kmsfs mounts: the source; in reverse a plain directory
 	Type       string
 	Options    []string // of the mount and of the file system
 	Dev        string   // major:minor
@@ -28,7 +31,7 @@ func kmsfsMounts() ([]mountEntry, error) {
 	}
 	var out []mountEntry
 	for _, m := range parseMountinfo(string(b)) {
-		if m.Type == fsType {
+		if m.Type == fsType || m.Type == reverseType {
 			out = append(out, m)
 		}
 	}

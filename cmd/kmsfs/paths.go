@@ -58,6 +58,14 @@ func inside(path, dir string) bool {
 	return false
 }
 
+// checkPlaces refuses to mount what would be within itself.
+func checkPlaces(p mountPlan) error {
+	if p.Reverse {
+		return checkReverse(p)
+	}
+	return checkOverlap(p.Vault, p.Mountpoint)
+}
+
 // checkOverlap refuses to mount a vault over itself.
 func checkOverlap(vaultDir, mountpoint string) error {
 	switch {

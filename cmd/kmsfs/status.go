@@ -124,7 +124,7 @@ func (a *app) statusOne(ctx context.Context, f *statusFlags, path string) error 
 	} else {
 		s.Config = newConfigInfo(cfg)
 	}
-	if s.Config != nil {
+	if s.Config != nil && m.Type != reverseType {
 		if s.Survey, err = a.survey(ctx, f, s.Vault, s.Config); err != nil {
 			return explain(err, mountPlan{Vault: s.Vault})
 		}
@@ -210,6 +210,13 @@ func statusOf(m mountEntry) mountStatus {
 			}
 			seen[o] = true
 		}
+	}
+	if m.Type == reverseType {
+		s.Options = append(s.Options, "reverse")
+		if s.State == stateMounted {
+			s.Config = readConfigInfo(m.Mountpoint)
+		}
+		return s
 	}
 	s.Config = readConfigInfo(m.Vault)
 	return s

@@ -3,17 +3,19 @@ package vault
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // Errors that a caller decides on. Errors of the backing file system come through as they are (errors.Is with a
-// syscall.Errno works), and so do those of the keysource.
+// syscall.Errno works), and so do those of the keysource. Those that a system call would give too
+// wrap its errno.
 var (
 	// ErrCorrupt: stored bytes are not what this vault wrote. Nothing was returned of them.
 	ErrCorrupt = errors.New("vault: damaged or forged")
 	// ErrStale: the name behind a node is gone and nothing holds the file open.
 	ErrStale = errors.New("vault: node no longer exists")
 	// ErrReadOnly: the vault is open for reading only.
-	ErrReadOnly = errors.New("vault: read-only")
+	ErrReadOnly = fmt.Errorf("vault: %w", syscall.EROFS)
 	// ErrLocked: another mount holds the vault.
 	ErrLocked = errors.New("vault: in use by another mount")
 	// ErrNotVault: the directory holds no vault.
@@ -21,9 +23,9 @@ var (
 	// ErrNotEmpty: a vault is only made in an empty directory.
 	ErrNotEmpty = errors.New("vault: directory is not empty")
 	// ErrNotSupported: the operation does not exist for this kind of file.
-	ErrNotSupported = errors.New("vault: operation not supported")
+	ErrNotSupported = fmt.Errorf("vault: %w", syscall.EOPNOTSUPP)
 	// ErrTooBig: beyond the largest size of a file.
-	ErrTooBig = errors.New("vault: file too large")
+	ErrTooBig = fmt.Errorf("vault: %w", syscall.EFBIG)
 	// ErrNoKey: the data key of a file cannot be had: its record is missing, or the keysource refuses it.
 	ErrNoKey = errors.New("vault: no data key")
 )
