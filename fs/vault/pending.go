@@ -58,16 +58,13 @@ func (f *file) logChunks(w *sealing) error {
 	if slices.ContainsFunc(w.records, func(r envelope.JournalRecord) bool { return r.Kind == envelope.JournalChunk && r.Old.IsZero() }) {
 		f.loggedHoles = f.logged
 	}
-	if f.pending == nil {
-		f.pending = map[uint64]*pendingChunk{}
-	}
 	c := f.v.geo.ChunkSize()
 	for i := range w.records {
 		r := &w.records[i]
 		p := f.pending[r.Chunk]
 		if p == nil {
 			p = &pendingChunk{fits: w.fits(r.Chunk)}
-			f.pending[r.Chunk] = p
+			f.await(r.Chunk, p)
 		} else if p.at.yes {
 			p.fits = p.entry
 		}
@@ -78,6 +75,14 @@ func (f *file) logChunks(w *sealing) error {
 	clear(w.records)
 	f.changed++
 	return f.wroteElsewhere()
+}
+
+// await makes a chunk one that is not in place yet. f.mu is held for writing.
+func (f *file) await(chunk uint64, p *pendingChunk) {
+	if f.pending == nil {
+		f.pending = map[uint64]*pendingChunk{}
+	}
+	f.pending[chunk] = p
 }
 
 // wroteElsewhere does what writing to the stored file would have done to its modification time.
@@ -114,7 +119,7 @@ func (f *file) logBlock(image, chunk0 []byte) error {
 	if err := f.v.journal.add(f, r); err != nil {
 		return err
 	}
-	return f.v.journal.sync(f.logged)
+	return f.v.journal.sync(f.logged, f)
 }
 
 // blockToken names the first block as it is in place.
@@ -142,7 +147,7 @@ func (f *file) flush() error {
 		return nil
 	}
 	order := dataAnyhow
-	if f.v.journal.sync(f.logged) != nil {
+	if f.v.journal.sync(f.logged, f) != nil {
 		order = slotsFirst
 	}
 	if err := f.keepingTime(func() error { return f.putPending(nil, order) }); err != nil {
@@ -151,6 +156,17 @@ func (f *file) flush() error {
 	err := f.bf.DataSync()
 	if !f.arrived(nil, err == nil) && err == nil { // another sync had failed meanwhile
 		return f.flush()
+	}
+	return err
+}
+
+// outOfJournal puts in place, durably, what of f stands up to l in a journal that could not be made durable. f.mu is not held.
+func (f *file) outOfJournal(l logged) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.flush()
+	if err == nil && f.logged == l {
+		f.logged = logged{}
 	}
 	return err
 }
@@ -192,7 +208,7 @@ func (f *file) voidRecords() error {
 	}
 	l, err := f.v.journal.void(f.loggedHoles, f.id)
 	if err == nil {
-		err = f.v.journal.sync(l)
+		err = f.v.journal.sync(l, f)
 	}
 	if err == nil {
 		f.loggedHoles = logged{}
