@@ -223,7 +223,7 @@ func (v *Vault) openFile(n *Node) (*file, error) {
 		f.bf.Close()
 		return nil, ErrStale
 	}
-	f.bf, f.stored = note(f.bf), st.Size
+	f.bf, f.stored = note(f.bf, v.age(found)), st.Size
 	return f, nil
 }
 
@@ -278,7 +278,7 @@ func (f *file) upgrade() error {
 	if f.writable { // somebody was faster
 		return bf.Close()
 	}
-	f.bf, f.before, f.writable = note(bf), f.bf, true
+	f.bf, f.before, f.writable = note(bf, f.v.age(found)), f.bf, true
 	return nil
 }
 

@@ -524,7 +524,7 @@ func (j *journal) retire(s *segment) error {
 		files = append(files, f)
 	}
 	j.mu.Unlock()
-	order := dataAnyhow
+	order, lost := dataAnyhow, j.v.losses()
 	if j.sync(l, nil) != nil {
 		order = slotsFirst // the journal will not mend it
 	}
@@ -537,7 +537,7 @@ func (j *journal) retire(s *segment) error {
 	const few = 16
 	together := len(files) > few
 	if together {
-		if err := j.v.top.SyncFS(); err != nil {
+		if err := j.v.syncFS(lost); err != nil {
 			errs = append(errs, err)
 		}
 	}

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"slices"
-	"sync/atomic"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
@@ -320,85 +319,4 @@ func (f *file) putSlots(n uint64, chunks []uint64) error {
 	f.touch(n)
 	slot := func(chunk uint64) int { return envelope.SectorOf(int(chunk % envelope.ChunksPerGroup)) }
 	return f.writeSectors(g, slot(chunks[0]), slot(chunks[len(chunks)-1]))
-}
-
-// noting is a stored file that notes whether it was written to since it was last synced.
-type noting struct {
-	backing.File
-	written atomic.Uint64 // writes done
-	synced  atomic.Uint64 // of those, known durable
-	failed  atomic.Uint64 // syncs that failed
-}
-
-// note wraps bf. What is open may hold writes of others that are not durable.
-func note(bf backing.File) backing.File {
-	n := &noting{File: bf}
-	n.written.Store(1)
-	return n
-}
-
-// WriteAt writes, as File.WriteAt. A write counts when it is done: before, nobody was told of it.
-func (n *noting) WriteAt(p []byte, off int64) (int, error) {
-	defer n.written.Add(1)
-	return n.File.WriteAt(p, off)
-}
-
-// WritevAt writes, as File.WritevAt.
-func (n *noting) WritevAt(bufs [][]byte, off int64) (int, error) {
-	defer n.written.Add(1)
-	return n.File.WritevAt(bufs, off)
-}
-
-// Truncate changes the size, as File.Truncate.
-func (n *noting) Truncate(size int64) error {
-	defer n.written.Add(1)
-	return n.File.Truncate(size)
-}
-
-// Allocate reserves or gives back space, as File.Allocate.
-func (n *noting) Allocate(mode uint32, off, length int64) error {
-	defer n.written.Add(1)
-	return n.File.Allocate(mode, off, length)
-}
-
-// DataSync makes the content durable, as File.DataSync.
-func (n *noting) DataSync() error { return n.sync(n.File.DataSync) }
-
-// Sync makes content and attributes durable, as File.Sync.
-func (n *noting) Sync() error { return n.sync(n.File.Sync) }
-
-func (n *noting) sync(sync func() error) error {
-	written := n.written.Load()
-	if err := sync(); err != nil {
-		n.failed.Add(1)
-		return err
-	}
-	for {
-		was := n.synced.Load()
-		if was >= written || n.synced.CompareAndSwap(was, written) {
-			return nil
-		}
-	}
-}
-
-// clean says whether a sync would find nothing of the content to do.
-func clean(bf backing.File) bool {
-	n, ok := bf.(*noting)
-	return ok && n.synced.Load() == n.written.Load()
-}
-
-// failures returns how many syncs of bf have failed. The kernel tells of a failure once, whoever asks.
-func failures(bf backing.File) uint64 {
-	if n, ok := bf.(*noting); ok {
-		return n.failed.Load()
-	}
-	return 0
-}
-
-// plainFile returns what note wrapped.
-func plainFile(bf backing.File) backing.File {
-	if n, ok := bf.(*noting); ok {
-		return n.File
-	}
-	return bf
 }
