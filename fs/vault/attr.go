@@ -384,7 +384,9 @@ func (v *Vault) Fsync(n *Node, scope SyncScope) error {
 	f.mu.RLock()
 	l, bf := f.logged, f.handle()
 	f.mu.RUnlock()
-	err = v.journal.sync(l)
+	if err = v.journal.sync(l, f); err != nil { // it will not be trusted again: the next sync finds all in place, or fails too
+		err = errors.Join(err, f.outOfJournal(l))
+	}
 	if scope == SyncAll {
 		err = errors.Join(err, bf.Sync())
 	} else if !clean(bf) {

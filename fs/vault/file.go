@@ -45,6 +45,7 @@ type file struct {
 	held     bool  // opened by holdFile: stored may be from before another file object of the inode wrote
 	stored   int64 // size of the stored file when its header was read
 	excess   bool  // the stored file is longer than it should be: to be mended before it is written
+	unsure   bool  // of a file in the inline form: an index block may stand there in place of the inline block
 	unused   bool  // the key has been bound, and nothing stored has ever named it
 	headed   bool  // the header has been read: what follows is known
 	form     form
@@ -224,7 +225,7 @@ func (v *Vault) openFile(n *Node) (*file, error) {
 		f.bf.Close()
 		return nil, ErrStale
 	}
-	f.bf, f.stored = note(f.bf), st.Size
+	f.bf, f.stored = note(f.bf, v.age(found)), st.Size
 	return f, nil
 }
 
@@ -279,7 +280,7 @@ func (f *file) upgrade() error {
 	if f.writable { // somebody was faster
 		return bf.Close()
 	}
-	f.bf, f.before, f.writable = note(bf), f.bf, true
+	f.bf, f.before, f.writable = note(bf, f.v.age(found)), f.bf, true
 	return nil
 }
 
@@ -624,8 +625,8 @@ func (f *file) mend() error {
 	if err := f.flush(); err != nil || !f.excess {
 		return err
 	}
-	if f.form == formInline && f.size == 0 { // what stands there may be an index block
-		return f.writeInline(nil)
+	if f.form == formInline && (f.size == 0 || f.unsure) { // what stands there may be an index block
+		return f.writeInline(append([]byte(nil), f.inline...))
 	}
 	if err := f.bf.Truncate(f.storedSize()); err != nil {
 		return err

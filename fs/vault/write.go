@@ -57,6 +57,9 @@ func (f *file) write(ctx context.Context, p []byte, off int64, priv Privileges) 
 	if errors.Is(err, syscall.ENOSPC) && f.logs() { // what is overwritten needs no space in its place
 		f.room = f.room.giveBack()
 		if err = f.flush(); err == nil {
+			err = f.mend() // of what the first try has left
+		}
+		if err == nil {
 			err = f.privileged(priv, func() error { return f.writeAt(p, off) })
 		}
 	}
@@ -148,7 +151,7 @@ func (f *file) writeInline(plain []byte) error {
 func (f *file) setInline(flags envelope.Flags, plain []byte) {
 	f.form, f.flags, f.floor, f.size = formInline, flags, int64(len(plain)), int64(len(plain))
 	clear(f.inline)
-	f.inline = plain
+	f.inline, f.unsure = plain, false
 }
 
 // restoreInline puts the last content back after a write that failed half way (a full disk).
@@ -166,10 +169,12 @@ func (f *file) restoreInline(gk *envelope.GroupKey) {
 	copy(nonce[:], nonces(1, nil))
 	h := f.header()
 	n := envelope.SealInline(f.key, gk, h, f.inline, &nonce, blk[:], s)
-	if _, err := f.bf.WriteAt(blk[:n], 0); err != nil {
-		f.v.log.Error("cannot restore a small file after a failed write", "inode", f.n.ino, "err", err)
+	if _, err := f.bf.WriteAt(blk[:n], 0); err != nil { // an index block that may be there has the content too, in what stands behind it
+		f.v.log.Error("cannot restore a small file after a failed write; it will be tried again", "inode", f.n.ino, "err", err)
+		f.excess, f.unsure = true, true
+		return
 	}
-	f.excess = f.bf.Truncate(int64(n)) != nil
+	f.excess, f.unsure = f.bf.Truncate(int64(n)) != nil, false
 }
 
 // grow turns an empty or inline file into groups. The content goes into chunk 0 first; until the index block replaces
@@ -179,9 +184,12 @@ func (f *file) grow() error {
 		return err
 	}
 	old, oldForm, oldFlags, oldFloor := f.inline, f.form, f.flags, f.floor
-	undo := func(err error) error {
+	back := func() {
 		f.dropGroups()
 		f.form, f.inline, f.flags, f.floor, f.size = oldForm, old, oldFlags, oldFloor, int64(len(old))
+	}
+	undo := func(err error) error {
+		back()
 		f.excess = f.bf.Truncate(f.storedSize()) != nil
 		return err
 	}
@@ -216,7 +224,7 @@ func (f *file) grow() error {
 			return undo(err)
 		}
 		if err := f.writeGroup(g); err != nil {
-			err = undo(err)
+			back()
 			f.restoreInline(gk) // the block may be there all the same
 			return err
 		}
@@ -228,7 +236,7 @@ func (f *file) grow() error {
 			return undo(err)
 		}
 		if err := f.writeGroup(g); err != nil {
-			err = undo(err)
+			back()
 			f.restoreInline(gk)
 			return err
 		}
