@@ -9,7 +9,6 @@ import (
 	"io"
 	"log"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -38,6 +37,8 @@ type Options struct {
 	Deadline time.Duration
 	// Idle, if not nil, is called when no request has come for some seconds after some had.
 	Idle func()
+	// HungAfter is how long a request may take before the log tells of it; 0: 30 s.
+	HungAfter time.Duration
 	// Log gets what an operator should know, and every operation at debug level; nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -99,6 +100,9 @@ func Mount(v *vault.Vault, dir string, o Options) (*Server, error) {
 	if o.Deadline == 0 {
 		o.Deadline = 30 * time.Second
 	}
+	if o.HungAfter == 0 {
+		o.HungAfter = hungAfter
+	}
 	if o.ReadAhead == 0 {
 		o.ReadAhead = 1 << 20
 	}
@@ -131,10 +135,7 @@ func (fs *filesystem) options() *fuse.MountOptions {
 		EnableAcl:         fs.acl,
 		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK | fuse.CAP_ASYNC_DIO | fuse.CAP_IOCTL_DIR,
 		Logger:            log.New(io.Discard, "", 0),
-		PanicHandler: func(v any) fuse.Status {
-			fs.log.Error("a bug: the request fails with EIO", "panic", v, "stack", string(debug.Stack()))
-			return fuse.EIO
-		},
+		PanicHandler:      func(v any) fuse.Status { panic(v) }, // worker.recovered, which knows the request, takes it
 	}
 	if fs.cached {
 		o.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE

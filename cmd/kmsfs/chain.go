@@ -62,7 +62,10 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 	if u, e := keysource.ParseURL(p.Keysource); e != nil {
 		err = e
 	} else {
-		m.keys, err = p.Keys.decorate(keysource.NewObserved(ks, m.metrics.call), u.Branch)
+		m.keys, err = p.Keys.decorate(keysource.NewObserved(keysource.NewGuarded(ks, func(operation string, v any) {
+			m.metrics.panics.Add(1)
+			log.Error("a bug in the keysource", append([]any{"op", operation}, vault.Bug(v)...)...)
+		}), m.metrics.call), u.Branch)
 	}
 	if err != nil {
 		top.Close()

@@ -326,22 +326,28 @@ func (v *Vault) at(n *Node, f func(d backing.Dir, entry string) error) error {
 		if err != nil {
 			return err
 		}
-		d.names.RLock()
-		if p2, entry2, _ := n.loc(); p2 == p && entry2 == entry {
-			if v.shared && !isAt(d.h, entry, n) { // moved, removed or replaced by another host
-				d.names.RUnlock()
-				d.put()
-				v.nodes.dropPlace(n, place{p, entry})
-				continue
-			}
-			err = f(d.h, entry)
-			d.names.RUnlock()
-			d.put()
+		there, gone, err := v.callAt(n, place{p, entry}, d, f)
+		if there {
 			return err
 		}
-		d.names.RUnlock()
-		d.put()
+		if gone {
+			v.nodes.dropPlace(n, place{p, entry})
+		}
 	}
+}
+
+// callAt calls f if n is still at the place at, in d, which it gives back. gone says that another host has moved, removed or replaced n.
+func (v *Vault) callAt(n *Node, at place, d *dirState, f func(d backing.Dir, entry string) error) (there, gone bool, err error) {
+	defer d.put()
+	d.names.RLock()
+	defer d.names.RUnlock()
+	if p, entry, _ := n.loc(); p != at.dir || entry != at.entry {
+		return false, false, nil
+	}
+	if v.shared && !isAt(d.h, at.entry, n) {
+		return false, true, nil
+	}
+	return true, false, f(d.h, at.entry)
 }
 
 // isAt says whether entry is n, or may be.

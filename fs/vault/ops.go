@@ -819,16 +819,23 @@ func (v *Vault) LookupStored(dir *Node, stored string) (*Node, Attr, error) {
 }
 
 func (v *Vault) lookupEntry(dir *Node, d *dirState, entry string) (*Node, Attr, error) {
-	d.names.RLock()
-	st, err := d.h.StatAt(entry)
+	n, st, err := v.internEntry(dir, d, entry)
 	if err != nil {
-		d.names.RUnlock()
 		return nil, Attr{}, err
 	}
-	n := v.nodes.intern(&st, place{dir, entry})
-	d.names.RUnlock()
 	v.present(n, &st)
 	return n, st, nil
+}
+
+// internEntry returns the node of entry, with one reference more, while its name cannot change.
+func (v *Vault) internEntry(dir *Node, d *dirState, entry string) (*Node, Attr, error) {
+	d.names.RLock()
+	defer d.names.RUnlock()
+	st, err := d.h.StatAt(entry)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	return v.nodes.intern(&st, place{dir, entry}), st, nil
 }
 
 // Refer adds a reference to n, as Lookup does.
