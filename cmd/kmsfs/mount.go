@@ -21,7 +21,11 @@ terminal unless --passphrase-from says where it comes from.
 
 The daemon ends when the mount is unmounted, by kmsfs umount or umount(8). SIGTERM or SIGINT unmount it: while it is busy
 for up to 5 seconds, then it is detached and served until nobody uses it; a second signal ends it at once. Without
---log-file its log ends when it goes to the background, except that the log stays in the journal under systemd.`,
+--log-file its log ends when it goes to the background, except that the log stays in the journal under systemd.
+
+With --foreground it is a service of Type=notify, which pings the watchdog of systemd as long as the mount answers; kmsfs unit
+prints one. The memory of the daemon is locked where the limit RLIMIT_MEMLOCK is infinite or can be made so, as for root; it
+dumps no core and cannot be traced.`,
 		Example: `  kmsfs mount --init ~/vault ~/plain
   kmsfs mount --foreground --debug ~/vault ~/plain
   sudo kmsfs mount --allow-other --key-store /srv/keys /srv/vault /srv/plain`,
