@@ -62,11 +62,11 @@ func keepOutOfSwap(log *slog.Logger) {
 }
 
 // openFiles is how many files the vault may keep open: of what this process may have, a part that leaves room for those
-// being written.
+// being written, which are 32 times as many, and for the requests under way.
 func openFiles() int {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return 0 // the vault's default
 	}
-	return int(max(8, min(files.Cur/40, 512)))
+	return int(max(4, min(files.Cur/64, 512)))
 }

@@ -143,16 +143,10 @@ func (v *Vault) state(n *Node) (*dirState, error) {
 	if n.kind != sIFDIR {
 		return nil, syscall.ENOTDIR
 	}
-	h, err := v.openNodeDir(n)
-	if err != nil {
+	if err := v.withRoom(func() (err error) { d, err = v.openState(n); return err }); err != nil {
 		return nil, err
 	}
-	id, zone, err := v.readDirFile(h)
-	if err != nil {
-		h.Close()
-		return nil, n.fail("open directory", err)
-	}
-	d = &dirState{id: id, h: h, zone: zone}
+	h := d.h
 	n.mu.Lock()
 	if n.dir != nil {
 		d = n.dir
@@ -164,6 +158,20 @@ func (v *Vault) state(n *Node) (*dirState, error) {
 	n.mu.Unlock()
 	v.dirs.opened(d)
 	return d, nil
+}
+
+// openState opens directory n and reads its id.
+func (v *Vault) openState(n *Node) (*dirState, error) {
+	h, err := v.openNodeDir(n)
+	if err != nil {
+		return nil, err
+	}
+	id, zone, err := v.readDirFile(h)
+	if err != nil {
+		h.Close()
+		return nil, n.fail("open directory", err)
+	}
+	return &dirState{id: id, h: h, zone: zone}, nil
 }
 
 // readDirFile reads the id of the directory h, and its encryption zone.
@@ -276,7 +284,8 @@ func (v *Vault) use(n *Node) (*dirState, error) {
 			return nil, ErrStale
 		}
 		d.mu.Unlock()
-		h, err := v.openNodeDir(n)
+		var h backing.Dir
+		err := v.withRoom(func() (err error) { h, err = v.openNodeDir(n); return err })
 		if err == nil && v.shared { // another host may have put another directory in its place, with the same number
 			var id envelope.DirID
 			if id, _, err = v.readDirFile(h); err == nil && id != d.id {

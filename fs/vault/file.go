@@ -149,7 +149,7 @@ func (v *Vault) acquireFirst(n *Node, wait chan struct{}) (*file, error) {
 					n.opening(wait, nil)
 				}
 			}()
-			f, err = v.openFile(n)
+			err = v.withRoom(func() (err error) { f, err = v.openFile(n); return err })
 		}()
 	}
 	var mine bool

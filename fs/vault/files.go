@@ -122,6 +122,7 @@ type reaper struct {
 	late  bool // the queue has waited for long enough
 	done  bool
 	alarm *time.Timer
+	most  int // files that may wait
 }
 
 // remains is what the reaper closes: a file, or one that was opened only to give up its key.
@@ -131,13 +132,15 @@ type remains struct {
 }
 
 const (
-	reaperMost  = 1024 // files waiting to be closed, each with a descriptor
-	reaperBatch = 128  // are closed at once: to wake the reaper for each costs more than to close it
-	reaperDelay = 20 * time.Millisecond
+	reaperFactor = 8    // of as many files as may be open otherwise, may wait to be closed, each with a descriptor
+	reaperMost   = 1024 // but of no more
+	reaperBatch  = 128  // are closed at once: to wake the reaper for each costs more than to close it
+	reaperDelay  = 20 * time.Millisecond
 )
 
 func (r *reaper) start(v *Vault) {
 	r.v = v
+	r.most = min(reaperMost, reaperFactor*v.files.max)
 	r.cond = sync.NewCond(&r.mu)
 	r.alarm = time.AfterFunc(time.Hour, r.hurry)
 	r.alarm.Stop()
@@ -169,7 +172,7 @@ func (r *reaper) start(v *Vault) {
 
 func (r *reaper) put(x remains) {
 	r.mu.Lock()
-	if len(r.queue)+r.busy >= reaperMost || r.done {
+	if len(r.queue)+r.busy >= r.most || r.done {
 		r.mu.Unlock()
 		r.close(x)
 		return
@@ -178,7 +181,7 @@ func (r *reaper) put(x remains) {
 	if len(r.queue) == 1 {
 		r.alarm.Reset(reaperDelay)
 	}
-	if len(r.queue) == reaperBatch {
+	if len(r.queue) == min(reaperBatch, r.most) {
 		r.cond.Broadcast()
 	}
 	r.mu.Unlock()
@@ -186,7 +189,7 @@ func (r *reaper) put(x remains) {
 
 // due says whether there is something to close now. r.mu is held.
 func (r *reaper) due() bool {
-	return len(r.queue) >= reaperBatch || len(r.queue) > 0 && (r.late || r.done)
+	return len(r.queue) >= min(reaperBatch, r.most) || len(r.queue) > 0 && (r.late || r.done)
 }
 
 // hurry has what waits closed now.
