@@ -39,8 +39,8 @@ type Stats struct {
 	Corrupt uint64
 	// Panics counts the requests that a bug has failed.
 	Panics uint64
-	// UnderWay are the requests that are being answered, Hung those of them that have taken longer than Options.HungAfter;
-	// Oldest is how long the one that has taken longest has, 0 where there is none.
+	// UnderWay are the requests that are being answered, Hung those of them that have taken longer than Options.HungAfter and
+	// are not held by Freeze; Oldest is how long the one that has taken longest has, 0 where there is none.
 	UnderWay, Hung int
 	Oldest         time.Duration
 }

@@ -50,7 +50,7 @@ func (w *worker) end() {
 
 // requests are those that are being answered.
 type requests struct {
-	count, hung int           // hung: of these, longer than the limit
+	count, hung int           // hung: of these, longer than the limit, and not held by Freeze
 	oldest      time.Duration // 0: none
 }
 
@@ -64,7 +64,7 @@ func (s *Server) requests() (u requests) {
 		u.count++
 		took := time.Duration(now - since)
 		u.oldest = max(u.oldest, took)
-		if took >= s.hungAfter {
+		if took >= s.hungAfter && !w.job.frozen.Load() {
 			u.hung++
 		}
 	}

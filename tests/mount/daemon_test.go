@@ -154,9 +154,19 @@ func TestFewFiles(t *testing.T) {
 	}
 }
 
-// TestTermWhileWriting: SIGTERM while programs write. They go on until they are done, though the mount is detached, and all that
-// write(2) took is there after the next mount.
-func TestTermWhileWriting(t *testing.T) {
+// TestEndWhileWriting: SIGTERM, or a lazy unmount, while programs write. They go on until they are done, though the mount is
+// detached, and all that write(2) took is there after the next mount.
+func TestEndWhileWriting(t *testing.T) {
+	for name, end := range map[string]func(m *lab.Mount) error{
+		"SIGTERM":   func(m *lab.Mount) error { return syscall.Kill(m.PID(), syscall.SIGTERM) },
+		"umount -l": func(m *lab.Mount) error { return unix.Unmount(m.Dir, unix.MNT_DETACH) },
+	} {
+		t.Run(name, func(t *testing.T) { endWhileWriting(t, end) })
+	}
+}
+
+func endWhileWriting(t *testing.T, end func(m *lab.Mount) error) {
+	lab.NeedRoot(t)
 	m := lab.MountNew(t, lab.Options{})
 	const writers = 4
 	var written [writers]atomic.Int64
@@ -171,7 +181,7 @@ func TestTermWhileWriting(t *testing.T) {
 			for !stop.Load() && written[w].Load() < 64<<20 {
 				n, err := f.Write(line)
 				if err != nil {
-					t.Errorf("a write after SIGTERM: %v", err)
+					t.Errorf("a write while the mount ends: %v", err)
 					return
 				}
 				written[w].Add(int64(n))
@@ -181,9 +191,9 @@ func TestTermWhileWriting(t *testing.T) {
 	}
 	time.Sleep(300 * time.Millisecond)
 	before := written[0].Load()
-	check(t, syscall.Kill(m.PID(), syscall.SIGTERM), "SIGTERM")
-	for end := time.Now().Add(20 * time.Second); mounted(m.Dir); time.Sleep(20 * time.Millisecond) { // it is tried for 5 s, then detached
-		if time.Now().After(end) {
+	check(t, end(m), "ending the mount")
+	for last := time.Now().Add(20 * time.Second); mounted(m.Dir); time.Sleep(20 * time.Millisecond) { // after SIGTERM, 5 s
+		if time.Now().After(last) {
 			t.Fatal("the mount is not detached")
 		}
 	}
@@ -200,7 +210,7 @@ func TestTermWhileWriting(t *testing.T) {
 		}
 	}
 	if written[0].Load() <= before {
-		t.Error("nothing was written after SIGTERM")
+		t.Error("nothing was written while the mount ended")
 	}
 }
 
