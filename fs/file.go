@@ -189,7 +189,8 @@ func (fs *filesystem) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRan
 	return uint32(n), fuse.OK
 }
 
-// Ioctl knows FS_IOC_GETFLAGS and FS_IOC_SETFLAGS. Nothing else goes to the backing file system.
+// Ioctl knows FS_IOC_GETFLAGS and FS_IOC_SETFLAGS, and FS_IOC_FSGETXATTR, by which the kernel asks for the same flags before it
+// sets some. Nothing else goes to the backing file system.
 func (fs *filesystem) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, _ *fuse.IoctlOut, outbuf []byte) fuse.Status {
 	n, st := fs.node(in.NodeId)
 	if st != fuse.OK {
@@ -204,8 +205,31 @@ func (fs *filesystem) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, _
 		clear(outbuf)
 		binary.NativeEndian.PutUint32(outbuf, flags)
 		return fuse.OK
+	case in.Cmd == fsGetXattr && len(outbuf) >= 4: // struct fsxattr: its flags come first, the rest is not known
+		flags, err := fs.v.Flags(n)
+		if err != nil {
+			return fs.status("getflags", in.NodeId, err)
+		}
+		clear(outbuf)
+		binary.NativeEndian.PutUint32(outbuf, xflags(flags))
+		return fuse.OK
 	case in.Cmd == unix.FS_IOC_SETFLAGS && len(inbuf) >= 4:
 		return fs.status("setflags", in.NodeId, fs.v.SetFlags(n, binary.NativeEndian.Uint32(inbuf)))
 	}
 	return fuse.Status(syscall.ENOTTY)
+}
+
+const fsGetXattr = 0x801c581f // FS_IOC_FSGETXATTR
+
+// xflags translates the flags of FS_IOC_GETFLAGS to those of FS_IOC_FSGETXATTR, as fileattr_fill_flags of the kernel does.
+func xflags(flags uint32) (x uint32) {
+	for _, f := range []struct{ flag, x uint32 }{
+		{0x10, 0x8}, {0x20, 0x10}, {0x8, 0x20}, {0x80, 0x40}, {0x40, 0x80}, // IMMUTABLE, APPEND, SYNC, NOATIME, NODUMP
+		{0x20000000, 0x200}, {0x02000000, 0x8000}, // PROJINHERIT, DAX
+	} {
+		if flags&f.flag != 0 {
+			x |= f.x
+		}
+	}
+	return x
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"log"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -44,6 +43,8 @@ type Options struct {
 	Deadline time.Duration
 	// Idle, if not nil, is called when no request has come for some seconds after some had.
 	Idle func()
+	// HungAfter is how long a request may take before the log tells of it; 0: 30 s.
+	HungAfter time.Duration
 	// Log gets what an operator should know, and every operation at debug level; nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -83,6 +84,7 @@ type base struct {
 	debug    bool
 	deadline time.Duration
 	failures failures
+	statfs   func() error // of the file system that holds what is shown
 }
 
 func (b *base) start(o Options) {
@@ -109,6 +111,7 @@ func Mount(v *vault.Vault, dir string, o Options) (*Server, error) {
 	o.complete()
 	raw := &filesystem{v: v, acl: o.AllowOther, cached: !v.Shared()}
 	raw.start(o)
+	raw.statfs = func() error { _, err := v.Statfs(); return err }
 	if raw.cached {
 		raw.timeout = exclusiveTimeout
 	}
@@ -134,6 +137,9 @@ func (o *Options) complete() {
 	}
 	if o.Deadline == 0 {
 		o.Deadline = 30 * time.Second
+	}
+	if o.HungAfter == 0 {
+		o.HungAfter = hungAfter
 	}
 	if o.ReadAhead == 0 {
 		o.ReadAhead = 1 << 20
@@ -173,11 +179,8 @@ func (fs *filesystem) options() *fuse.MountOptions {
 func (b *base) requests() *fuse.MountOptions {
 	return &fuse.MountOptions{
 		MaxWrite: maxRequest, MaxReadAhead: maxRequest, MaxBackground: 64,
-		Logger: log.New(io.Discard, "", 0),
-		PanicHandler: func(v any) fuse.Status {
-			b.log.Error("a bug: the request fails with EIO", "panic", v, "stack", string(debug.Stack()))
-			return fuse.EIO
-		},
+		Logger:       log.New(io.Discard, "", 0),
+		PanicHandler: func(v any) fuse.Status { panic(v) }, // worker.recovered, which knows the request, takes it
 	}
 }
 

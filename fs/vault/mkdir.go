@@ -59,7 +59,8 @@ func (s *spares) fill() {
 			return
 		}
 		s.mu.Unlock()
-		d, err := s.v.buildDir(s.v.tmpDir, randomName())
+		var d spare
+		err := s.v.guarded(func() (err error) { d, err = s.v.buildDir(s.v.tmpDir, randomName()); return err })
 		s.mu.Lock()
 		if err != nil {
 			s.filling = false

@@ -23,6 +23,8 @@ type Options struct {
 	Shared, ReadOnly, AllowOther bool
 	// Flags are more flags for kmsfs mount; other file systems do not get them.
 	Flags []string
+	// Files is the daemon's limit of open files, hard and soft; 0: that of the test.
+	Files uint64
 	// Keysource is a URL to use in place of a new key store, and Env more of the daemon's environment.
 	Keysource string
 	Env       []string
@@ -131,6 +133,9 @@ func (m *Mount) args() []string {
 // Start mounts again after Unmount or Kill.
 func (m *Mount) Start() error {
 	m.daemon = exec.Command(m.program, m.args()...)
+	if m.o.Files > 0 {
+		m.daemon = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, m.o.Files), m.program}, m.args()...)...)
+	}
 	m.daemon.Stdout, m.daemon.Stderr = m.log, m.log
 	m.daemon.Env = append(append(os.Environ(), "HOME="+m.keys, "GORACE=halt_on_error=0"), m.o.Env...)
 	if m.o.UID != uint32(os.Geteuid()) {
@@ -172,6 +177,9 @@ func (m *Mount) Unmount() error {
 	}
 	return m.wait()
 }
+
+// Ended waits for the end of a daemon that something else than Unmount or Kill ends. It must be clean.
+func (m *Mount) Ended() error { return m.wait() }
 
 // wait waits for the daemon's end. One that does not come is asked for its goroutines and killed.
 func (m *Mount) wait() error {
