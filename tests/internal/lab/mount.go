@@ -82,6 +82,18 @@ func MountAgain(t testing.TB, m *Mount, o Options) *Mount {
 	return again.first()
 }
 
+// MountBeside mounts the vault of m, which is mounted, in one more place, as another host would. Its daemon finds the
+// vault at backing, or where m has it if that is empty. Vault and UID of o do not count.
+func MountBeside(t testing.TB, m *Mount, backing string, o Options) *Mount {
+	t.Helper()
+	o.Vault, o.UID = m.o.Vault, m.o.UID
+	if backing == "" {
+		backing = m.Backing
+	}
+	beside := &Mount{t: t, o: o, Backing: backing, keys: m.keys, Dir: Subdir(t, Dir(t), "mount", 0o755), program: m.program, log: &tail{}}
+	return beside.first()
+}
+
 func (m *Mount) first() *Mount {
 	m.t.Helper()
 	m.t.Cleanup(m.cleanUp)
@@ -205,10 +217,19 @@ func (m *Mount) Remount() error {
 // Kill ends the daemon with SIGKILL, at whatever it is doing, and takes the dead mount away.
 func (m *Mount) Kill() error {
 	err := m.daemon.Process.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
 	<-m.exited
 	m.daemon = nil
 	return errors.Join(err, unix.Unmount(m.Dir, unix.MNT_DETACH))
 }
+
+// Signal sends the daemon a signal. After SIGKILL, Kill takes the dead mount away.
+func (m *Mount) Signal(s syscall.Signal) error { return m.daemon.Process.Signal(s) }
+
+// Keys is the directory of the key store.
+func (m *Mount) Keys() string { return m.keys }
 
 // Log is what the daemon has logged, the end of it.
 func (m *Mount) Log() string { return m.log.String() }
