@@ -4,6 +4,7 @@
 package shared_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +15,20 @@ import (
 
 	"kmsfs/tests/internal/lab"
 )
+
+// childEnv names the part that this test program plays when a test starts it again as another process.
+const childEnv = "KMSFS_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) == "appender" {
+		if err := appendLines(os.Args[1:]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
 
 // pair is two mounts of one vault.
 type pair struct {
@@ -27,6 +42,7 @@ var scenarios = []struct {
 }{
 	{"close to open", closeToOpen},
 	{"names", namesSeen},
+	{"append without locks", appendsUnlocked},
 	{"overwrite", overwrites},
 	{"rename and link", renames},
 	{"deleted while open", deletedOpen},

@@ -1,14 +1,137 @@
 package shared_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
+
+// appendLines is another process: it appends lines to a file until its input ends, each under a lock of the given kind, and
+// prints how many it was told are written.
+func appendLines(args []string) error {
+	kind, path, id := args[0], args[1], args[2]
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	stop := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // until it is closed
+		close(stop)
+	}()
+	lock := func(typ int16) error {
+		switch kind {
+		case "flock":
+			how := map[int16]int{unix.F_WRLCK: unix.LOCK_EX, unix.F_UNLCK: unix.LOCK_UN}[typ]
+			return unix.Flock(int(f.Fd()), how)
+		case "fcntl":
+			return unix.FcntlFlock(f.Fd(), unix.F_SETLKW, &unix.Flock_t{Type: typ})
+		case "ofd":
+			return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: typ})
+		}
+		return nil
+	}
+	n := 0
+	for {
+		select {
+		case <-stop:
+			fmt.Println(n)
+			return f.Close()
+		default:
+		}
+		if err := lock(unix.F_WRLCK); err != nil {
+			return fmt.Errorf("lock: %w", err)
+		}
+		line := fmt.Sprintf("%s %d %s\n", id, n, strings.Repeat("x", rand.IntN(6000)>>rand.IntN(10)))
+		half := len(line) / 2
+		if kind == "none" {
+			half = 0 // one write is one line
+		} else if _, err := io.WriteString(f, line[:half]); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(f, line[half:]); err != nil {
+			return err
+		}
+		n++
+		if err := lock(unix.F_UNLCK); err != nil {
+			return fmt.Errorf("unlock: %w", err)
+		}
+	}
+}
+
+// appends has programs on both sides append lines to one file under each kind of lock: all lines are whole, in the order of
+// each program, and none is lost. Half a line is written at a time.
+func appends(t *testing.T, p *pair, dir string) {
+	for _, kind := range []string{"flock", "fcntl", "ofd"} {
+		t.Run(kind, func(t *testing.T) { appendBy(t, p, dir, kind) })
+	}
+}
+
+// appendsUnlocked is the same without locks: one write(2) with O_APPEND is one line.
+func appendsUnlocked(t *testing.T, p *pair, dir string) { appendBy(t, p, dir, "none") }
+
+func appendBy(t *testing.T, p *pair, dir, kind string) {
+	check(t, os.WriteFile(p.path(0, dir, kind), nil, 0o600))
+	const programs = 4
+	var told [programs]int
+	p.load(t, programs/2, func(side, id int, going func() bool) error {
+		cmd := exec.Command("/proc/self/exe", kind, p.path(side, dir, kind), fmt.Sprint(id))
+		cmd.Env = append(os.Environ(), childEnv+"=appender")
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			return err
+		}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		for going() {
+			pause()
+		}
+		_ = in.Close() // tells it to end
+		if err := cmd.Wait(); err != nil {
+			return fmt.Errorf("%w: %s", err, out.Bytes())
+		}
+		told[id], err = strconv.Atoi(strings.TrimSpace(out.String()))
+		return err
+	})
+	for side := range p.mounts {
+		b, err := os.ReadFile(p.path(side, dir, kind))
+		check(t, err)
+		var next [programs]int
+		for i, line := range strings.Split(strings.TrimSuffix(string(b), "\n"), "\n") {
+			var id, n int
+			rest := ""
+			if got, _ := fmt.Sscanf(line, "%d %d %s", &id, &n, &rest); got < 2 || id >= programs || strings.Trim(rest, "x") != "" || n != next[id] {
+				t.Fatalf("side %d, line %d: %.60q: not a whole line, or not the next one (%v)", side, i, line, next)
+			}
+			next[id]++
+		}
+		if next != told {
+			t.Fatalf("side %d has %v lines, the programs have written %v", side, next, told)
+		}
+	}
+	total := 0
+	for _, n := range told {
+		total += n
+	}
+	t.Logf("%d lines", total)
+	if total < 2*programs {
+		t.Errorf("only %v lines: nothing was tried", told)
+	}
+}
 
 // recordSize is what is written at once: a chunk of the smallest size.
 const recordSize = 4096
