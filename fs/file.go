@@ -14,10 +14,12 @@ import (
 // fillOpen says what the kernel may cache. Where other hosts append too, it does not know where the end of the file is, and
 // would keep what it appends in the wrong place.
 func (fs *filesystem) fillOpen(out *fuse.OpenOut, flags uint32) {
-	switch {
-	case fs.cached:
+	if fs.cached {
 		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
-	case flags&syscall.O_APPEND != 0:
+		return
+	}
+	out.Fh = fs.handles.Add(1)
+	if flags&syscall.O_APPEND != 0 {
 		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
 	}
 }
@@ -57,12 +59,10 @@ func privileges(drop bool) vault.Privileges {
 // Release ends an opening: on an exclusive mount only that of Create and Tmpfile.
 func (fs *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if n := fs.v.Node(in.NodeId); n != nil {
+		fs.unlockReleased(n, in)
 		fs.v.Release(n)
 	}
 }
-
-// Flush has nothing to do: what was written is with the backing file system already.
-func (fs *filesystem) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 // Read is read(2).
 func (fs *filesystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {

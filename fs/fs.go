@@ -10,6 +10,7 @@ import (
 	"log"
 	"log/slog"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -80,6 +81,7 @@ type filesystem struct {
 	cached   bool          // exclusive: the kernel caches, and opens without asking
 	timeout  time.Duration // of entries, attributes and negative entries
 	deadline time.Duration
+	handles  atomic.Uint64 // of open files, on shared mounts
 	listings listings
 	failures failures
 	server   *Server // for notifications to the kernel; set before the first request
@@ -143,7 +145,7 @@ func (fs *filesystem) options() *fuse.MountOptions {
 	} else {
 		o.ExtraCapabilities |= fuse.CAP_ATOMIC_O_TRUNC
 		o.DisabledCapabilities = fuse.CAP_NO_OPEN_SUPPORT
-		o.EnableLocks = false
+		o.EnableLocks = true
 	}
 	return o
 }

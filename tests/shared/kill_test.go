@@ -152,5 +152,3 @@ func (l *ledger) check(t *testing.T, path string) {
 		t.Error("nothing was written: nothing was tried")
 	}
 }
-
-func pause() { time.Sleep(2 * time.Millisecond) }

@@ -20,7 +20,11 @@ import (
 const childEnv = "KMSFS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) == "appender" {
+	switch os.Getenv(childEnv) {
+	case "locker":
+		lab.Locker()
+		return
+	case "appender":
 		if err := appendLines(os.Args[1:]); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -42,11 +46,14 @@ var scenarios = []struct {
 }{
 	{"close to open", closeToOpen},
 	{"names", namesSeen},
+	{"append", appends},
 	{"append without locks", appendsUnlocked},
 	{"overwrite", overwrites},
 	{"rename and link", renames},
 	{"deleted while open", deletedOpen},
 	{"mkdir -p", mkdirAll},
+	{"locks", locks},
+	{"waiting for locks", lockWaits},
 	{"rewrap", rewrapMeanwhile},
 	{"kill", killed},
 }
