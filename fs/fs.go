@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -99,6 +100,7 @@ type filesystem struct {
 	acl      bool          // POSIX ACLs are on
 	cached   bool          // exclusive: the kernel caches, and opens without asking
 	timeout  time.Duration // of entries, attributes and negative entries
+	handles  atomic.Uint64 // of open files, on shared mounts
 	listings listings
 	server   *Server // for notifications to the kernel; set before the first request
 }
@@ -170,7 +172,7 @@ func (fs *filesystem) options() *fuse.MountOptions {
 	} else {
 		o.ExtraCapabilities |= fuse.CAP_ATOMIC_O_TRUNC
 		o.DisabledCapabilities = fuse.CAP_NO_OPEN_SUPPORT
-		o.EnableLocks = false
+		o.EnableLocks = true
 	}
 	return o
 }
