@@ -39,7 +39,7 @@ type Stats struct {
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
-	f := &s.raw.failures
+	f := &s.base.failures
 	out := Stats{Failed: map[syscall.Errno]uint64{}, Corrupt: f.corrupt.Load()}
 	for no := range f.by {
 		if n := f.by[no].Load(); n > 0 {

@@ -73,6 +73,8 @@ type file struct {
 	loggedHoles   logged // its last record of a chunk that is a hole in place
 	pending       map[uint64]*pendingChunk
 	pendingInline *pendingBlock
+	hidden        hiddenTime
+	replayed      bool // something that a crash left in the journal alone was put in place
 
 	gmu    sync.Mutex // guards groups, beside mu held for reading
 	groups map[uint64]*group
@@ -582,12 +584,17 @@ func (f *file) authenticate(key *envelope.FileKey, prev *previous) error {
 
 // tryMend mends what a crash left. Reading does not depend on it, so that a failure is met by the next write only.
 func (f *file) tryMend() {
-	if !f.writable || f.v.shared { // there, other hosts are to be locked out first
+	if !f.halfDone() || !f.writable || f.v.shared { // there, other hosts are to be locked out first
 		return
 	}
 	if _, err := f.mendNow(); err != nil {
 		f.v.log.Warn("cannot mend a file that a crash left half done; the next write will try again", "inode", f.n.ino, "err", err)
 	}
+}
+
+// halfDone says whether mend has something to do. f.mu is held.
+func (f *file) halfDone() bool {
+	return f.excess || f.flags&envelope.FlagCut != 0 && !f.cutDone || f.prev != nil && f.sure != f.loc && f.form != formEmpty
 }
 
 // mendNow is mend where no write has got room in the journal; done is false where there is none now. f.mu is held for writing.
@@ -697,6 +704,7 @@ func nonces(n int, buf []byte) []byte {
 
 // close closes the stored file and wipes the key.
 func (f *file) close() error {
+	f.showTime()
 	f.dropGroups()
 	clear(f.inline)
 	f.inline, f.pending, f.pendingInline = nil, nil, nil

@@ -51,7 +51,9 @@ func (f *file) logChunks(w *sealing) error {
 			Data: w.buf[at : at+int64(w.entries[i].Length)],
 		})
 	}
+	f.hideTime()
 	if err := f.v.journal.add(f, w.records...); err != nil {
+		f.showTime()
 		return err
 	}
 	if slices.ContainsFunc(w.records, func(r envelope.JournalRecord) bool { return r.Kind == envelope.JournalChunk && r.Old.IsZero() }) {
@@ -99,7 +101,9 @@ func (f *file) logInline(image []byte) error {
 		return err
 	}
 	image = slices.Clone(image)
+	f.hideTime()
 	if err := f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalBlock, ID: f.id, Token: token, Block: image}); err != nil {
+		f.showTime()
 		return err
 	}
 	f.pendingInline = &pendingBlock{s: f.room.s, image: image}
@@ -132,6 +136,7 @@ func (f *file) blockToken() (token [envelope.TagSize]byte, err error) {
 func (f *file) dropPending() {
 	clear(f.pending)
 	f.pendingInline = nil
+	f.showTime()
 	if f.logged.s == nil || !f.logs() {
 		return
 	}

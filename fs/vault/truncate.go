@@ -91,6 +91,7 @@ func (f *file) truncate(size int64) error {
 		if f.form == formInline {
 			f.dropGroups()
 			clear(f.pending)
+			f.showTime()
 			f.changed++
 		}
 		return err
