@@ -50,6 +50,7 @@ type journal struct {
 	failed error  // why the last retirement failed
 	tries  uint64 // counts retirements, done or failed
 	off    bool   // no journal: shared, read-only
+	ended  bool   // the vault is being closed
 	shut   bool   // nothing is begun: what was found is not in place yet, or the vault is being closed
 	buf    []byte
 	wake   chan struct{}
@@ -479,6 +480,9 @@ func (j *journal) checkpoint(w which) error {
 	}
 	j.running.Lock()
 	defer j.running.Unlock()
+	if j.closed() { // what is left is for the next mount
+		return nil
+	}
 	var errs []error
 	for range j.segs {
 		j.mu.Lock()
@@ -633,6 +637,12 @@ func (j *journal) empty(s *segment) error {
 	return f.DataSync()
 }
 
+func (j *journal) closed() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.ended
+}
+
 var errJournalClosed = errors.New("the journal is closed")
 
 // close puts everything in place and removes the journal. What cannot be put in place stays in it for the next mount.
@@ -644,7 +654,7 @@ func (j *journal) close() error {
 	err := j.checkpoint(evenActive)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.shut = true
+	j.shut, j.ended = true, true
 	for _, s := range j.segs {
 		if s.f != nil {
 			s.f.Close()
