@@ -53,7 +53,7 @@ back as they were earlier, or exchanged are found too. Who has no keys names the
 
 With --repair, what is damaged is moved into .kmsfs/damaged/TIME in the vault, each to its stored path there, so that it can be
 moved back; nothing is deleted. A file of which some bytes do not open is moved too: --json and the lines say how much of it
-opens. The vault must not be mounted.
+opens. A key table of which only the header is damaged is mended. The vault must not be mounted.
 
 Exit code 0 says that no damage was found, 3 that there is some, also where --repair has moved it aside. What could not be
 looked at, by a refusal of the keysource or an error of the disk, is no damage: it is told, all else is looked at, and the exit
@@ -216,7 +216,7 @@ func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) 
 	case damaged > 0:
 		hint := "restore what is named from a backup; kmsfs verify --repair moves it aside"
 		if v.repair {
-			hint = "restore what was moved aside from a backup"
+			hint = "restore from a backup what was moved aside, if anything was"
 		}
 		return hintf(faultf(vault.ErrCorrupt, "there is damage in %d of %d vaults", damaged, len(vaults)), "%s", hint)
 	case failed != nil:
@@ -231,6 +231,7 @@ type verifyInfo struct {
 	Keys  bool   `json:"keys"` // it was opened with its keys
 	check.Result
 	Manifest    *manifestResult `json:"manifest,omitempty"`
+	Mended      []string        `json:"mended,omitempty"` // key tables, by --repair
 	Moved       []movedInfo     `json:"moved,omitempty"`
 	Unconfirmed string          `json:"unconfirmed,omitempty"` // why findings may be changes under way
 	Error       string          `json:"error,omitempty"`       // why it was not, or not wholly, looked at
@@ -253,6 +254,7 @@ type manifestResult struct {
 
 // damage counts what is damaged, or not as the manifest has it.
 func (i *verifyInfo) damage() (n int) {
+	n = len(i.Mended)
 	for k := range i.Findings {
 		if i.Findings[k].Damage() {
 			n++

@@ -181,6 +181,24 @@ func TestRepairNoKeys(t *testing.T) {
 	}
 }
 
+// TestRepairTable mends the header of a key table, and leaves the files of its keys alone.
+func TestRepairTable(t *testing.T) {
+	t.Parallel()
+	b := mountBench(t, "p")
+	b.ok("mount --init --key-store keys v p")
+	b.write("p/one", "1")
+	b.ok("umount p")
+	tables, err := filepath.Glob(b.dir + "/v/.kmsfs/keys/*")
+	if err != nil || len(tables) != 1 {
+		t.Fatal(tables, err)
+	}
+	b.flip(tables[0], 20)
+	if got := b.verify(3, "--repair v"); len(got.Mended) != 1 || len(got.Moved) != 0 || len(got.Findings) != 0 {
+		t.Errorf("%+v", got)
+	}
+	b.ok("verify v")
+}
+
 // TestManifest: who has no keys finds what was changed, put back, exchanged, added and removed.
 func TestManifest(t *testing.T) {
 	t.Parallel()

@@ -83,6 +83,9 @@ func (o *verifyOutput) vault(i *verifyInfo) error {
 			fmt.Fprintf(o.a.stdout, "%s: %s: [%s]: %s\n", oneLine(i.Vault), d.Change, shown(d.Path), oneLine(d.What))
 		}
 	}
+	for _, m := range i.Mended {
+		fmt.Fprintf(o.a.stdout, "%s: mended [%s]: its header was made anew\n", oneLine(i.Vault), shown(m))
+	}
 	for _, m := range i.Moved {
 		fmt.Fprintf(o.a.stdout, "%s: moved [%s] to [%s]\n", oneLine(i.Vault), shown(m.Stored), shown(m.To))
 	}

@@ -218,6 +218,13 @@ func (s *verifying) repair(ctx context.Context) error {
 	if err != nil {
 		return explain(err, s.plan)
 	}
+	s.info.Mended, err = check.MendTables(s.top, cfg.Volume, s.info.Findings)
+	if err == nil && len(s.info.Mended) > 0 {
+		err = s.run(ctx)
+	}
+	if err != nil {
+		return err
+	}
 	if s.info.Bytes == 0 && slices.ContainsFunc(s.info.Findings, func(f check.Finding) bool { return f.Kind == check.NoRecord }) {
 		return hintf(faultf(vault.ErrCorrupt, "no file opens in %s; nothing was moved", s.plan.Vault),
 			"restore %s/%s/keys from a backup first", quote(s.plan.Vault), envelope.ControlDir)

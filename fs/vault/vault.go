@@ -117,6 +117,8 @@ type Vault struct {
 	renew   func() // see Options.Renew
 
 	top     backing.Dir // the vault directory
+	syncing sync.Mutex  // held by syncFS
+	lossy   atomic.Uint64
 	ctlDir  backing.Dir
 	sidecar *sidecar.Sidecar
 	tmpDir  backing.Dir
@@ -404,7 +406,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 		v.wg.Add(1)
 		go func() {
 			defer v.wg.Done()
-			v.cleanTmp(old)
+			_ = v.guarded(func() error { v.cleanTmp(old); return nil })
 		}()
 	}
 	return v, nil
@@ -520,6 +522,27 @@ func (v *Vault) Flush() error {
 	v.reaper.drain() // what was held to be settled only
 	return errors.Join(err, v.keeper.run())
 }
+
+// losses counts the failures of syncfs(2). Of each the kernel tells once, and not in which file: whoever has seen another
+// number asks each file that matters.
+func (v *Vault) losses() uint64 { return v.lossy.Load() }
+
+// syncFS makes the whole file system durable; since is what losses was before what is to be durable was written.
+func (v *Vault) syncFS(since uint64) error {
+	v.syncing.Lock()
+	defer v.syncing.Unlock()
+	if err := v.top.SyncFS(); err != nil {
+		v.lossy.Add(1)
+		return err
+	}
+	if v.losses() != since {
+		return errLossy
+	}
+	return nil
+}
+
+// errLossy: what was written may be among what another sync has failed for.
+var errLossy = fmt.Errorf("a sync failed meanwhile: %w", syscall.EIO)
 
 // Close makes everything durable, erases the keys that were never used, and closes the vault. No other call may be
 // under way or follow. The keysource is not closed.

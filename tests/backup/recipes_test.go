@@ -82,13 +82,12 @@ func TestSnapshotRecipe(t *testing.T) {
 func TestSchedules(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
+	live := b.mount(b.at("vault"))
+	fill(t, filepath.Join(live, "file"), 100_000)
+	b.umount(live)
 	b.mkdir("bin")
 	b.mkdir("units")
-	stand := "#!/bin/sh\ncase \"$1\" in verify) exit $FOUND ;; esac\nexec " + b.program + " \"$@\"\n" // the vault may be damaged or not
-	if err := os.WriteFile(b.at("bin/kmsfs"), []byte(stand), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(b.at("bin/restic"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+	if err := os.WriteFile(b.at("bin/restic"), []byte("#!/bin/sh\n"), 0o755); err != nil { // is tested with the recipe itself
 		t.Fatal(err)
 	}
 	backup := b.recipe("restic.sh")
@@ -102,15 +101,23 @@ func TestSchedules(t *testing.T) {
 
 	t.Run("cron", func(t *testing.T) {
 		b := b.in(t)
-		env := []string{"VAULT=" + b.at("vault"), "PATH=" + b.at("bin") + ":" + os.Getenv("PATH")}
+		env := []string{"VAULT=" + b.at("vault"), "PATH=" + b.at("bin") + ":" + filepath.Dir(b.program) + ":" + os.Getenv("PATH")}
 		lines := strings.Split(strings.TrimSpace(read("cron")), "\n")
 		_, command, ok := strings.Cut(lines[len(lines)-1], " root ")
 		if !ok {
 			t.Fatalf("no command in %q", lines)
 		}
-		b.script(command, append(env, "FOUND=0")...)
+		b.script(command, env...)
+		f, err := os.OpenFile(filepath.Join(b.at("vault"), largest(t, b.at("vault"))), os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteAt([]byte("damage"), 50_000)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 		var exit *exec.ExitError
-		if out, err := b.tryScript(command, append(env, "FOUND=3")...); !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		if out, err := b.tryScript(command, env...); !errors.As(err, &exit) || exit.ExitCode() != 3 {
 			t.Errorf("with damage: %v\n%s", err, out)
 		}
 	})
@@ -118,7 +125,7 @@ func TestSchedules(t *testing.T) {
 		lab.Need(t, "systemd-analyze")
 		b := b.in(t)
 		for _, name := range []string{"kmsfs-backup.service", "kmsfs-backup.timer"} {
-			text := strings.ReplaceAll(read(name), "ExecStart=kmsfs", "ExecStart="+b.at("bin/kmsfs"))
+			text := strings.ReplaceAll(read(name), "ExecStart=kmsfs", "ExecStart="+b.program)
 			if err := os.WriteFile(b.at("units/"+name), []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}

@@ -55,6 +55,9 @@ func TestRestore(t *testing.T) {
 	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 27 {
 		t.Errorf("the old backup needs the old key material: %v\n%s", err, out)
 	}
+	if out, err := theirs(`kmsfs verify --key-store "$STORE" "$VAULT"`, "STORE="+b.at("theirs/keys"), "VAULT="+restored); err != nil {
+		t.Errorf("verify of the restored backup: %v\n%s", err, out)
+	}
 	before := storedState(t, restored)
 	all := b.readAs(t, restored, b.at("theirs/keys"))
 	l.moment(t, "the restored backup", all, backedUp)

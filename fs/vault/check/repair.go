@@ -78,6 +78,38 @@ func Repair(ctx context.Context, top backing.Dir, volume envelope.VolumeID, find
 	return moved, err
 }
 
+// MendTables makes the headers of key tables anew that findings are about, where the records in them tell how
+// ([sidecar.Sidecar.MendHeader]), and returns the stored paths of those tables: much of what else was found is none then. The
+// caller holds the lock of the vault.
+func MendTables(top backing.Dir, volume envelope.VolumeID, findings []Finding) (mended []string, err error) {
+	ctl, err := top.OpenDir(envelope.ControlDir)
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	keys, err := sidecar.Open(ctl, volume)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer keys.Close()
+	for _, f := range findings {
+		_, name := split(f.Stored)
+		id, ok := envelope.ParseTableName(name)
+		if f.Kind != Table || !ok {
+			continue
+		}
+		if n, err := keys.MendHeader(id); err != nil {
+			return mended, fmt.Errorf("%s: %w", f.Stored, err)
+		} else if n > 0 {
+			mended = append(mended, f.Stored)
+		}
+	}
+	return mended, nil
+}
+
 // dir returns the directory at a path in the vault, which is made if need be.
 func (r *repair) dir(path string) (backing.Dir, error) {
 	if !r.made[path] && path != "" {

@@ -111,6 +111,25 @@ func TestRepairAttribute(t *testing.T) {
 	}
 }
 
+// TestMendTables makes a key table's header anew, so that nothing has to be moved.
+func TestMendTables(t *testing.T) {
+	s := newSample(t)
+	table, _ := s.record("middle")
+	s.flip(table, 20)
+	r := s.check(true)
+	top := s.top()
+	defer top.Close()
+	v := s.open(vault.ReadOnly)
+	mended, err := check.MendTables(top, v.Config().Volume, r.Findings)
+	s.close(v)
+	if err != nil || len(mended) != 1 || filepath.Join(s.dir, mended[0]) != table {
+		t.Errorf("%q, %v", mended, err)
+	}
+	if r := s.check(true); len(r.Findings) > 0 {
+		t.Errorf("after it: %+v", r.Findings)
+	}
+}
+
 // TestRepairNothing writes nothing where there is no damage.
 func TestRepairNothing(t *testing.T) {
 	s := newSample(t)

@@ -3,4 +3,4 @@
 set -eu
 kmsfs freeze --timeout 10s "$SUBVOLUME/$VAULT" -- btrfs subvolume snapshot -r "$SUBVOLUME" "$SUBVOLUME/.backup"
 trap 'btrfs subvolume delete "$SUBVOLUME/.backup"' EXIT
-rsync -a --delete --inplace --no-whole-file "$SUBVOLUME/.backup/$VAULT/" "$DEST/"
+rsync -aH --delete --inplace --no-whole-file --modify-window=-1 "$SUBVOLUME/.backup/$VAULT/" "$DEST/"
