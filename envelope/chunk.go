@@ -45,16 +45,20 @@ func (k *GroupKey) chunkAAD(s *Scratch, chunk uint64) []byte {
 	if chunk/ChunksPerGroup != k.group {
 		panic("envelope: chunk of another group")
 	}
+	return chunkAAD(s, &k.id, chunk, k.log2)
+}
+
+func chunkAAD(s *Scratch, id *FileID, chunk uint64, log2 uint8) []byte {
 	aad := s.aad[:chunkAADSize]
-	copy(aad, k.id[:])
+	copy(aad, id[:])
 	binary.LittleEndian.PutUint64(aad[16:], chunk)
-	aad[24], aad[25], aad[26], aad[27] = Suite, k.log2, 0, 0
+	aad[24], aad[25], aad[26], aad[27] = Suite, log2, 0, 0
 	return aad
 }
 
 // SealChunk seals plain, 1 to the chunk size of bytes, as the chunk given, whose
 // number counts from the start of the file. nonce must be random and never used
-// before. The ciphertext goes to dst[:len(plain)].
+// before, or that of [FileKey.ChunkNonce]. The ciphertext goes to dst[:len(plain)].
 //
 // dst must have a capacity of len(plain)+TagSize. The TagSize bytes after the
 // ciphertext are used during the call and hold their old content again when it

@@ -15,7 +15,7 @@
 // It does not find an older version of the same file or directory put back
 // (a rollback): that needs memory outside of the vault. It draws no random
 // numbers: nonces, salts and ids come from the caller, who must draw them from
-// crypto/rand. It never asks where a data key came from, and does no I/O.
+// crypto/rand or have them derived as section "Reverse" says. It never asks where a data key came from, and does no I/O.
 //
 // There are no locks to order. [FileKey], [GroupKey], [VolumeKeys] and
 // [Geometry] are safe for concurrent use, a [Scratch] and an [IndexBlock] are

@@ -68,6 +68,7 @@ const (
 	ctxXattrTag         = "kmsfs 2026 v1 xattr tag"
 	ctxXattrStream      = "kmsfs 2026 v1 xattr stream"
 	ctxJournalMAC       = "kmsfs 2026 v1 journal mac"
+	ctxManifestSigning  = "kmsfs 2026 v1 manifest signing"
 	ctxRootDirectory    = "kmsfs 2026 v1 root directory"
 	ctxVolumeCommitment = "kmsfs 2026 v1 volume commitment"
 	ctxGroupKey         = "kmsfs 2026 v1 group key"
@@ -75,4 +76,6 @@ const (
 	ctxRecordMAC        = "kmsfs 2026 v1 record mac"
 	ctxDataCommitment   = "kmsfs 2026 v1 data key commitment"
 	ctxPreviousKey      = "kmsfs 2026 v1 previous data key"
+	ctxReverseID        = "kmsfs 2026 v1 reverse id"
+	ctxReverseNonce     = "kmsfs 2026 v1 reverse nonce"
 )

@@ -83,7 +83,8 @@ func TestFormatNumbers(t *testing.T) {
 	}
 	for _, s := range []string{headerMagic, dirMagic, tableMagic, recordMagic, ControlDir, DirFileName, CompanionPrefix, XattrPrefix,
 		ctxConfigMAC, ctxDirectoryMAC, ctxNameTag, ctxNameStream, ctxSymlinkTag, ctxSymlinkStream, ctxXattrName, ctxXattrTag,
-		ctxXattrStream, ctxJournalMAC, journalMagic, ctxRootDirectory, ctxVolumeCommitment, ctxGroupKey, ctxIndexSeal, ctxRecordMAC, ctxDataCommitment} {
+		ctxXattrStream, ctxJournalMAC, journalMagic, ctxRootDirectory, ctxVolumeCommitment, ctxGroupKey, ctxIndexSeal, ctxRecordMAC, ctxDataCommitment,
+		ctxReverseID, ctxReverseNonce} {
 		if !strings.Contains(text, s) {
 			t.Errorf("FORMAT.md lacks %q", s)
 		}

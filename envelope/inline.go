@@ -15,7 +15,8 @@ const (
 // SealInline writes the inline block of plain, at most [InlineMax] bytes, to
 // dst[:n], n = InlineOverhead+len(plain) <= BlockSize. Of h it takes Loc and
 // FlagXattr; the rest follows from k and plain. gk must be k's key of group 0 and
-// nonce random and never used before. plain may overlap dst.
+// nonce random and never used before, or that of [FileKey.InlineNonce]. plain may
+// overlap dst.
 func SealInline(k *FileKey, gk *GroupKey, h Header, plain []byte, nonce *[NonceSize]byte, dst []byte, s *Scratch) (n int) {
 	n = InlineOverhead + len(plain)
 	switch {
@@ -26,14 +27,7 @@ func SealInline(k *FileKey, gk *GroupKey, h Header, plain []byte, nonce *[NonceS
 	case len(dst) < n:
 		panic("envelope: dst is too short")
 	}
-	h = Header{
-		Log2:  k.g.log2,
-		Flags: FlagInline | h.Flags&FlagXattr,
-		ID:    k.id,
-		Loc:   h.Loc,
-		Size:  uint64(len(plain)),
-	}
-	h.Marshal(s.aad[:])
+	k.inlineHeader(s, h, len(plain))
 	s.nonce = *nonce
 	sealed := gk.aead.Seal(s.block[:0], s.nonce[:], plain, s.aad[:])
 	copy(dst, s.aad[:])
@@ -42,6 +36,18 @@ func SealInline(k *FileKey, gk *GroupKey, h Header, plain []byte, nonce *[NonceS
 	clear(dst[inlineZero:InlineOverhead])
 	copy(dst[InlineOverhead:n], sealed)
 	return n
+}
+
+// inlineHeader writes the header of an inline block of n bytes of plaintext to s.
+func (k *FileKey) inlineHeader(s *Scratch, h Header, n int) {
+	h = Header{
+		Log2:  k.g.log2,
+		Flags: FlagInline | h.Flags&FlagXattr,
+		ID:    k.id,
+		Loc:   h.Loc,
+		Size:  uint64(n),
+	}
+	h.Marshal(s.aad[:])
 }
 
 // OpenInline opens an inline block and writes its n = header.Size bytes of

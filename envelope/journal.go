@@ -3,6 +3,7 @@ package envelope
 import (
 	"crypto/subtle"
 	"encoding/binary"
+	"iter"
 )
 
 // Sizes of the journal (FORMAT.md, Journal), in bytes.
@@ -37,6 +38,21 @@ func (k *VolumeKeys) MarshalJournalHeader(h JournalHeader) (b [JournalHeaderSize
 // ParseJournalHeader reads the header at the start of b. It fails with ErrCorrupt, also for a header that a crash tore,
 // or with ErrUnsupported.
 func (k *VolumeKeys) ParseJournalHeader(b []byte) (JournalHeader, error) {
+	h, err := PeekJournalHeader(b)
+	if err != nil {
+		return JournalHeader{}, err
+	}
+	var mac [TagSize]byte
+	k.journal.sum(mac[:], b[:journalSeal], nil)
+	if subtle.ConstantTimeCompare(mac[:], b[journalSeal:JournalHeaderSize]) != 1 {
+		return JournalHeader{}, corrupt("journal: the seal of the header does not match")
+	}
+	return h, nil
+}
+
+// PeekJournalHeader is VolumeKeys.ParseJournalHeader for who does not have the volume key: nothing of what it returns is
+// authentic.
+func PeekJournalHeader(b []byte) (JournalHeader, error) {
 	if len(b) < JournalHeaderSize {
 		return JournalHeader{}, corrupt("journal: %d bytes", len(b))
 	}
@@ -46,12 +62,25 @@ func (k *VolumeKeys) ParseJournalHeader(b []byte) (JournalHeader, error) {
 	if err := checkFeatures(binary.LittleEndian.Uint32(b[4:]), "journal"); err != nil {
 		return JournalHeader{}, err
 	}
-	var mac [TagSize]byte
-	k.journal.sum(mac[:], b[:journalSeal], nil)
-	if subtle.ConstantTimeCompare(mac[:], b[journalSeal:JournalHeaderSize]) != 1 {
-		return JournalHeader{}, corrupt("journal: the seal of the header does not match")
-	}
 	return JournalHeader{Epoch: binary.LittleEndian.Uint64(b[8:]), Volume: VolumeID(b[16:32])}, nil
+}
+
+// PeekJournalFiles are the ids of the files that a journal file, b, may have changes of, perhaps some of them several
+// times, and perhaps others: nothing of it is authentic.
+func PeekJournalFiles(b []byte) iter.Seq[FileID] {
+	return func(yield func(FileID) bool) {
+		for at := JournalHeaderSize; at+journalHeadSize <= len(b); {
+			r := b[at:]
+			n := binary.LittleEndian.Uint32(r[16:])
+			if n < journalHeadSize || n > JournalRecordMax {
+				return
+			}
+			if !yield(FileID(r[32:48])) {
+				return
+			}
+			at += roundSector(int(n))
+		}
+	}
 }
 
 // JournalKind is what a record of the journal holds.

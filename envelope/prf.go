@@ -31,7 +31,8 @@ func (d *deriver) key(parts ...[]byte) (key [KeySize]byte) {
 	return key
 }
 
-// sum fills out with what is derived from secret, of 64 bytes at most, and the parts.
+// sum fills out with what is derived from secret, of 64 bytes at most, and the parts, of any length: secret stands at the
+// start of the hasher's buffer, also where the parts fill it several times.
 func (d *deriver) sum(out, secret []byte, parts ...[]byte) {
 	h, ok := d.pool.Get().(*blake3.Hasher)
 	if !ok {
@@ -51,7 +52,7 @@ func (d *deriver) sum(out, secret []byte, parts ...[]byte) {
 const zeros = "0000000000000000000000000000000000000000000000000000000000000000"
 
 // derivers are for the keys of files.
-type derivers struct{ group, index, record, commitment, previous *deriver }
+type derivers struct{ group, index, record, commitment, previous, reverse *deriver }
 
 func newDerivers() *derivers {
 	return &derivers{
@@ -60,6 +61,7 @@ func newDerivers() *derivers {
 		record:     newDeriver(ctxRecordMAC),
 		commitment: newDeriver(ctxDataCommitment),
 		previous:   newDeriver(ctxPreviousKey),
+		reverse:    newDeriver(ctxReverseNonce),
 	}
 }
 

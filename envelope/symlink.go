@@ -13,7 +13,7 @@ const (
 )
 
 // SealTarget seals a symlink's target, 1 to [TargetMax] bytes without NUL, to the
-// target that is stored. salt must be random. It fails with ErrNameTooLong or
+// target that is stored. salt must be random, or [VolumeKeys.ReverseSalt]. It fails with ErrNameTooLong or
 // ErrInvalidName.
 func (k *VolumeKeys) SealTarget(target string, salt *[16]byte) (string, error) {
 	switch {

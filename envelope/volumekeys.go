@@ -15,6 +15,8 @@ type VolumeKeys struct {
 	xattrName             *prf
 	xattrTag, xattrStream *prf
 	journal               *prf
+	reverse               *prf
+	manifest              [KeySize]byte // seed of the key that signs manifests
 	root                  DirID
 	commitment            [32]byte
 	b64                   *base64.Encoding
@@ -38,6 +40,8 @@ func NewVolumeKeys(volumeKey []byte) (*VolumeKeys, error) {
 		xattrTag:    newPRF(derive(ctxXattrTag, volumeKey)),
 		xattrStream: newPRF(derive(ctxXattrStream, volumeKey)),
 		journal:     newPRF(derive(ctxJournalMAC, volumeKey)),
+		reverse:     newPRF(derive(ctxReverseID, volumeKey)),
+		manifest:    derive(ctxManifestSigning, volumeKey),
 		root:        DirID(root[:16]),
 		commitment:  derive(ctxVolumeCommitment, volumeKey),
 		b64:         newBase64(),
@@ -53,9 +57,10 @@ func (k *VolumeKeys) Commitment() [32]byte { return k.commitment }
 // Wipe clears the keys, as [FileKey.Wipe] does; what is called after it panics.
 func (k *VolumeKeys) Wipe() {
 	for _, p := range []*prf{k.config, k.directory, k.nameTag, k.nameStream, k.linkTag,
-		k.linkStream, k.xattrName, k.xattrTag, k.xattrStream, k.journal} {
+		k.linkStream, k.xattrName, k.xattrTag, k.xattrStream, k.journal, k.reverse} {
 		p.wipe()
 	}
+	clear(k.manifest[:])
 }
 
 // Format prints no key bytes, whatever the verb.

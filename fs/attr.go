@@ -194,13 +194,17 @@ func (fs *filesystem) StatFs(_ <-chan struct{}, h *fuse.InHeader, out *fuse.Stat
 	if err != nil {
 		return fs.status("statfs", h.NodeId, err)
 	}
+	fillStatfs(out, &s)
+	return fuse.OK
+}
+
+func fillStatfs(out *fuse.StatfsOut, s *backing.Statfs) {
 	out.Bsize, out.Frsize = s.Bsize, s.Frsize
 	if out.Frsize == 0 {
 		out.Frsize = s.Bsize
 	}
 	out.Blocks, out.Bfree, out.Bavail = s.Blocks, s.Bfree, s.Bavail
 	out.Files, out.Ffree, out.NameLen = s.Files, s.Ffree, s.Namelen
-	return fuse.OK
 }
 
 // Access is asked only of mounts that are root's alone, and root may do everything but run what nobody may run.

@@ -74,6 +74,6 @@ func (c *opContext) finish() {
 }
 
 // begin returns the context of one operation; finish must be called at its end.
-func (fs *filesystem) begin(interrupt <-chan struct{}) *opContext {
-	return &opContext{Context: context.Background(), interrupt: interrupt, end: time.Now().Add(fs.deadline)}
+func (b *base) begin(interrupt <-chan struct{}) *opContext {
+	return &opContext{Context: context.Background(), interrupt: interrupt, end: time.Now().Add(b.deadline)}
 }

@@ -54,16 +54,16 @@ func errno(err error) fuse.Status {
 }
 
 // status logs what an operator must know of a failed operation, and returns its errno.
-func (fs *filesystem) status(op string, node uint64, err error) fuse.Status {
+func (b *base) status(op string, node uint64, err error) fuse.Status {
 	st := errno(err)
 	if st == fuse.OK {
 		return st
 	}
-	fs.failures.count(st, err)
+	b.failures.count(st, err)
 	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrNoKey) && st != fuse.EINTR || st == fuse.EIO {
-		fs.log.Error("operation failed", "op", op, "node", node, "err", err)
-	} else if fs.debug {
-		fs.log.Debug("operation refused", "op", op, "node", node, "err", err)
+		b.log.Error("operation failed", "op", op, "node", node, "err", err)
+	} else if b.debug {
+		b.log.Debug("operation refused", "op", op, "node", node, "err", err)
 	}
 	return st
 }

@@ -11,9 +11,16 @@ import (
 	"kmsfs/fs/vault"
 )
 
-func (fs *filesystem) fillOpen(out *fuse.OpenOut) {
+// fillOpen says what the kernel may cache. Where other hosts append too, it does not know where the end of the file is, and
+// would keep what it appends in the wrong place.
+func (fs *filesystem) fillOpen(out *fuse.OpenOut, flags uint32) {
 	if fs.cached {
 		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+		return
+	}
+	out.Fh = fs.handles.Add(1)
+	if flags&syscall.O_APPEND != 0 {
+		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
 	}
 }
 
@@ -38,6 +45,7 @@ func (fs *filesystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 			return fs.status("open", in.NodeId, err)
 		}
 	}
+	fs.fillOpen(out, in.Flags)
 	return fuse.OK
 }
 
@@ -51,12 +59,10 @@ func privileges(drop bool) vault.Privileges {
 // Release ends an opening: on an exclusive mount only that of Create and Tmpfile.
 func (fs *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if n := fs.v.Node(in.NodeId); n != nil {
+		fs.unlockReleased(n, in)
 		fs.v.Release(n)
 	}
 }
-
-// Flush has nothing to do: what was written is with the backing file system already.
-func (fs *filesystem) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 // Read is read(2).
 func (fs *filesystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -81,7 +87,14 @@ func (fs *filesystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byt
 	}
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
-	done, err := fs.v.Write(ctx, n, data, int64(in.Offset), privileges(in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0))
+	priv := privileges(in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
+	var done int
+	var err error
+	if in.Flags&syscall.O_APPEND != 0 && !fs.cached { // the kernel knows the end of file of some time ago
+		done, err = fs.v.Append(ctx, n, data, priv)
+	} else {
+		done, err = fs.v.Write(ctx, n, data, int64(in.Offset), priv)
+	}
 	if err != nil {
 		if fs.cached && errors.Is(err, vault.ErrNoKey) && ctx.Err() == nil { // else the kernel would show what is not stored
 			fs.server.dropLater(in.NodeId)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -17,12 +18,18 @@ import (
 	"kmsfs/fs/vault"
 )
 
-const fsType = "fuse.kmsfs"
+// The types of a mount, in mount(8): of a vault, and of a directory in reverse.
+const (
+	fsType      = "kmsfs"
+	reverseType = "kmsfs-reverse"
+)
 
 // Options of a mount. The zero value is a private mount that nothing but its owner sees.
 type Options struct {
 	// Source is shown as the device in mount(8); "": kmsfs.
 	Source string
+	// subtype is the type of the mount behind "fuse.".
+	subtype string
 	// AllowOther lets other users in; the kernel then checks permissions, POSIX ACLs among them.
 	AllowOther bool
 	// ReadOnly makes the kernel refuse changes.
@@ -71,18 +78,30 @@ func (o *Options) mountOptions() []string {
 	return s
 }
 
-// filesystem is the translation. One vault method a request.
-type filesystem struct {
+// base is what every translation has.
+type base struct {
 	fuse.RawFileSystem
-	v        *vault.Vault
 	log      *slog.Logger
 	debug    bool
+	deadline time.Duration
+	failures failures
+	statfs   func() error // of the file system that holds what is shown
+}
+
+func (b *base) start(o Options) {
+	b.RawFileSystem, b.log, b.deadline = fuse.NewDefaultRawFileSystem(), o.Log, o.Deadline
+	b.debug = o.Log.Enabled(context.Background(), slog.LevelDebug)
+}
+
+// filesystem is the translation. One vault method a request.
+type filesystem struct {
+	base
+	v        *vault.Vault
 	acl      bool          // POSIX ACLs are on
 	cached   bool          // exclusive: the kernel caches, and opens without asking
 	timeout  time.Duration // of entries, attributes and negative entries
-	deadline time.Duration
+	handles  atomic.Uint64 // of open files, on shared mounts
 	listings listings
-	failures failures
 	server   *Server // for notifications to the kernel; set before the first request
 }
 
@@ -91,11 +110,32 @@ const exclusiveTimeout = time.Hour
 
 // Mount shows v on dir. When it returns without an error, the mount answers.
 func Mount(v *vault.Vault, dir string, o Options) (*Server, error) {
+	o.complete()
+	raw := &filesystem{v: v, acl: o.AllowOther, cached: !v.Shared()}
+	raw.start(o)
+	raw.statfs = func() error { _, err := v.Statfs(); return err }
+	if raw.cached {
+		raw.timeout = exclusiveTimeout
+	}
+	s, err := serveOn(dir, raw, &raw.base, raw.options(), o)
+	if err != nil {
+		return nil, err
+	}
+	raw.server = s
+	v.OnRefused(func(n *vault.Node) { s.dropLater(n.ID()) })
+	return s.begin(o)
+}
+
+// complete fills in the defaults.
+func (o *Options) complete() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Source == "" {
 		o.Source = "kmsfs"
+	}
+	if o.subtype == "" {
+		o.subtype = fsType
 	}
 	if o.Deadline == 0 {
 		o.Deadline = 30 * time.Second
@@ -106,21 +146,13 @@ func Mount(v *vault.Vault, dir string, o Options) (*Server, error) {
 	if o.ReadAhead == 0 {
 		o.ReadAhead = 1 << 20
 	}
-	raw := &filesystem{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(), v: v, log: o.Log, deadline: o.Deadline,
-		debug: o.Log.Enabled(context.Background(), slog.LevelDebug), acl: o.AllowOther, cached: !v.Shared(),
-	}
-	if raw.cached {
-		raw.timeout = exclusiveTimeout
-	}
-	s, err := serveOn(dir, raw, raw.options(), o)
-	if err != nil {
-		return nil, err
-	}
-	v.OnRefused(func(n *vault.Node) { s.dropLater(n.ID()) })
+}
+
+// begin answers requests from now on.
+func (s *Server) begin(o Options) (*Server, error) {
 	go s.run()
 	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	if err := unix.Stat(s.dir, &st); err != nil {
 		s.UnmountLazily()
 		return nil, err
 	}
@@ -130,13 +162,9 @@ func Mount(v *vault.Vault, dir string, o Options) (*Server, error) {
 
 // options says what is asked of the kernel; SEMANTICS.md has the duties that each brings.
 func (fs *filesystem) options() *fuse.MountOptions {
-	o := &fuse.MountOptions{
-		MaxWrite: maxRequest, MaxReadAhead: maxRequest, MaxBackground: 64,
-		EnableAcl:         fs.acl,
-		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK | fuse.CAP_ASYNC_DIO | fuse.CAP_IOCTL_DIR,
-		Logger:            log.New(io.Discard, "", 0),
-		PanicHandler:      func(v any) fuse.Status { panic(v) }, // worker.recovered, which knows the request, takes it
-	}
+	o := fs.requests()
+	o.EnableAcl = fs.acl
+	o.ExtraCapabilities = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK | fuse.CAP_ASYNC_DIO | fuse.CAP_IOCTL_DIR
 	if fs.cached {
 		o.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
 		o.EnableSymlinkCaching = true
@@ -144,10 +172,19 @@ func (fs *filesystem) options() *fuse.MountOptions {
 	} else {
 		o.ExtraCapabilities |= fuse.CAP_ATOMIC_O_TRUNC
 		o.DisabledCapabilities = fuse.CAP_NO_OPEN_SUPPORT
-		o.EnableLocks = false
+		o.EnableLocks = true
 	}
 	return o
 }
 
+// requests are the options of every mount.
+func (b *base) requests() *fuse.MountOptions {
+	return &fuse.MountOptions{
+		MaxWrite: maxRequest, MaxReadAhead: maxRequest, MaxBackground: 64,
+		Logger:       log.New(io.Discard, "", 0),
+		PanicHandler: func(v any) fuse.Status { panic(v) }, // worker.recovered, which knows the request, takes it
+	}
+}
+
 // String names the file system in go-fuse's messages.
-func (fs *filesystem) String() string { return "kmsfs" }
+func (b *base) String() string { return "kmsfs" }

@@ -36,7 +36,7 @@ func mountDirect(dir string, o Options) (int, error) {
 		data += ",allow_other,default_permissions" // root alone needs no checks, and they cost requests
 	}
 	flags := o.mountFlags()
-	if err := unix.Mount(o.Source, dir, fsType, flags, data); err != nil {
+	if err := unix.Mount(o.Source, dir, "fuse."+o.subtype, flags, data); err != nil {
 		unix.Close(fd)
 		return -1, &os.PathError{Op: "mount", Path: dir, Err: err}
 	}
@@ -51,7 +51,7 @@ func mountHelper(dir string, o Options) (int, error) {
 	ours, theirs := os.NewFile(uintptr(pair[0]), "commfd"), os.NewFile(uintptr(pair[1]), "commfd")
 	defer ours.Close()
 	defer theirs.Close()
-	opts := []string{"fsname=" + escape(o.Source), "subtype=kmsfs", "default_permissions", fmt.Sprintf("max_read=%d", maxRequest)}
+	opts := []string{"fsname=" + escape(o.Source), "subtype=" + o.subtype, "default_permissions", fmt.Sprintf("max_read=%d", maxRequest)}
 	if o.AllowOther {
 		opts = append(opts, "allow_other")
 	}

@@ -16,7 +16,7 @@ func (w *worker) recovered(in *fuse.InHeader, length *int) {
 	if v == nil {
 		return
 	}
-	failed := &w.s.raw.failures
+	failed := &w.s.base.failures
 	failed.panics.Add(1)
 	failed.count(fuse.EIO, nil)
 	w.s.log.Error("a bug: the request fails with EIO", append([]any{"op", opName(in.Opcode), "node", in.NodeId}, vault.Bug(v)...)...)

@@ -40,7 +40,7 @@ const (
 type Server struct {
 	log   *slog.Logger
 	dir   string
-	raw   *filesystem
+	base  *base // of the translation
 	ps    *fuse.ProtocolServer
 	fd    int // blocks
 	quick int // a clone of fd that does not block, -1: none
@@ -65,15 +65,14 @@ type Server struct {
 	drops  map[uint64]drop
 }
 
-// serveOn mounts raw on dir and answers the INIT request. The mount works only once run is called.
-func serveOn(dir string, raw *filesystem, fo *fuse.MountOptions, o Options) (*Server, error) {
+// serveOn mounts raw, whose base is b, on dir and answers the INIT request. The mount works only once run is called.
+func serveOn(dir string, raw fuse.RawFileSystem, b *base, fo *fuse.MountOptions, o Options) (*Server, error) {
 	fd, err := attach(dir, o)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{log: o.Log, dir: dir, raw: raw, fd: fd, quick: -1, ps: fuse.NewProtocolServer(raw, fo),
+	s := &Server{log: o.Log, dir: dir, base: b, fd: fd, quick: -1, ps: fuse.NewProtocolServer(raw, fo),
 		begun: time.Now(), gone: make(chan struct{}), ended: make(chan struct{}), hungAfter: o.HungAfter}
-	raw.server = s
 	s.rest = time.AfterFunc(idleAfter, func() {
 		s.crew.rest()
 		if o.Idle != nil {
@@ -350,7 +349,7 @@ func (w *worker) handle(n int) (m int) {
 	in := *(*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
 	defer w.recovered(&in, &m)
 	begun := time.Time{}
-	if w.s.raw.debug {
+	if w.s.base.debug {
 		begun = time.Now()
 	}
 	w.inv[0], w.outv[0] = w.in[:n], w.out
@@ -361,7 +360,7 @@ func (w *worker) handle(n int) (m int) {
 		m = int(unsafe.Sizeof(*out))
 		*out = fuse.OutHeader{Length: uint32(m), Status: -int32(st), Unique: in.Unique}
 	}
-	if w.s.raw.debug {
+	if w.s.base.debug {
 		w.s.trace(&in, out, m > 0, time.Since(begun))
 	}
 	return m

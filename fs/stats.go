@@ -47,7 +47,7 @@ type Stats struct {
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
-	f := &s.raw.failures
+	f := &s.base.failures
 	u := s.requests()
 	out := Stats{Failed: map[syscall.Errno]uint64{}, Corrupt: f.corrupt.Load(), Panics: f.panics.Load(),
 		UnderWay: u.count, Hung: u.hung, Oldest: u.oldest}

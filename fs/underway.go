@@ -166,8 +166,7 @@ func (s *Server) Check(ctx context.Context) error {
 	go func() {
 		defer s.workers.Done()
 		defer s.checking.Store(false)
-		_, err := s.raw.v.Statfs()
-		answer <- err
+		answer <- s.base.statfs()
 	}()
 	select {
 	case err := <-answer:

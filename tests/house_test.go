@@ -1,5 +1,5 @@
 // Package tests holds what is tested from outside: the house rules here, and in the directories below the mount beside
-// plain directories (metamorphic, mount), with its keys in a KMS (kmsmount) and rewrapped (rotate), under kill -9 (crash), and its speed beside
+// plain directories (metamorphic, mount), with its keys in a KMS (kmsmount) and rewrapped (rotate), in reverse (reverse), under kill -9 (crash), and its speed beside
 // its peers (peerbench).
 package tests
 

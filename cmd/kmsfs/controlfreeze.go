@@ -3,24 +3,27 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
-
-	kfs "kmsfs/fs"
 )
 
 // freezeMost is the longest that a mount may stay frozen.
 const freezeMost = time.Hour
 
-// freezeRequest is the request of freeze, and frozenInfo the answer.
+// freezeRequest is the request of freeze, and frozenInfo the answer. The ID is the caller's choice, or empty.
 type freezeRequest struct {
 	Seconds float64 `json:"seconds"`
+	ID      string  `json:"id,omitempty"`
 }
 
 type frozenInfo struct {
 	Until time.Time `json:"until"`
+}
+
+// thawRequest thaws what was frozen under its ID and nothing else; without one, whatever is frozen.
+type thawRequest struct {
+	ID string `json:"id,omitempty"`
 }
 
 // thawedInfo says for how long a mount was frozen.
@@ -34,9 +37,15 @@ type freezer struct {
 	p   mountPlan
 	log *slog.Logger
 
-	mu    sync.Mutex // a leaf
-	open  func()     // nil: not frozen
+	mu  sync.Mutex // a leaf
+	now *frozen    // nil: not frozen
+}
+
+// frozen is one time that a mount is frozen.
+type frozen struct {
+	id    string
 	since time.Time
+	open  func()
 	timer *time.Timer
 }
 
@@ -56,65 +65,86 @@ func (f *freezer) freeze(ctx context.Context, in json.RawMessage, send func(any)
 	timeout := time.Duration(r.Seconds * float64(time.Second))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	began := time.Now()
-	open, err := f.m.server.Freeze(ctx)
-	if errors.Is(err, kfs.ErrFrozen) {
-		return hintf(faultf(errBusy, "%s is frozen already", f.p.Mountpoint), "kmsfs ctl thaw %s", quote(f.p.Mountpoint))
-	} else if err != nil {
-		return hintf(faultf(errBusy, "writes to %s did not end in time; it is not frozen", f.p.Mountpoint), "try again, with a longer --timeout")
-	}
-	f.mu.Lock()
-	f.open, f.since = open, began
-	f.timer = time.AfterFunc(time.Until(began.Add(timeout)), func() {
-		if f.letGo() {
-			f.log.Warn("thawed, as the time was up", "after", timeout)
-		}
-	})
-	f.mu.Unlock()
-	if err := f.m.vault.Flush(); err != nil {
-		f.letGo()
+	h := &frozen{id: r.ID, since: time.Now()}
+	if err := f.hold(ctx, h, timeout); err != nil {
 		return err
 	}
-	if !f.frozen() {
+	if err := f.m.vault.Flush(); err != nil {
+		f.letGo(h)
+		return err
+	}
+	if f.frozen() != h {
 		return hintf(faultf(errBusy, "what was written to %s was not durable in time; it is not frozen", f.p.Mountpoint),
 			"try again, with a longer --timeout")
 	}
-	if err := send(frozenInfo{began.Add(timeout)}); err != nil { // nobody knows that it is frozen
-		f.letGo()
+	if err := send(frozenInfo{h.since.Add(timeout)}); err != nil { // nobody knows that it is frozen
+		f.letGo(h)
 		return err
 	}
 	return nil
 }
 
-func (f *freezer) frozen() bool {
+// hold holds writers until h is let go, and for the time at most. A reencryption writes too, but not through the mount: there
+// is none while the mount is frozen.
+func (f *freezer) hold(ctx context.Context, h *frozen, timeout time.Duration) error {
+	if !f.m.alone.CompareAndSwap(nobody, freezing) {
+		return f.m.inUse(f.p)
+	}
+	open, err := f.m.server.Freeze(ctx)
+	if err != nil {
+		f.m.alone.Store(nobody)
+		return hintf(faultf(errBusy, "writes to %s did not end in time; it is not frozen", f.p.Mountpoint), "try again, with a longer --timeout")
+	}
+	h.open = func() {
+		open()
+		f.m.alone.Store(nobody)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.open != nil
+	f.now = h
+	h.timer = time.AfterFunc(time.Until(h.since.Add(timeout)), func() {
+		if f.letGo(h) {
+			f.log.Warn("thawed, as the time was up", "after", timeout)
+		}
+	})
+	return nil
 }
 
-// letGo thaws; false where there was nothing to thaw.
-func (f *freezer) letGo() bool {
+// frozen is what the mount is frozen by, or nil.
+func (f *freezer) frozen() *frozen {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.open == nil {
+	return f.now
+}
+
+// letGo ends h; false where that has ended, or is nil.
+func (f *freezer) letGo(h *frozen) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if h == nil || f.now != h {
 		return false
 	}
-	f.timer.Stop()
-	f.open()
-	f.open = nil
+	h.timer.Stop()
+	h.open()
+	f.now = nil
 	return true
 }
 
 // thaw lets go. Where the time was up before, it says so: a copy taken meanwhile may not be of one moment.
-func (f *freezer) thaw(_ context.Context, _ json.RawMessage, send func(any) error) error {
-	f.mu.Lock()
-	since := f.since
-	f.mu.Unlock()
-	if !f.letGo() {
-		return hintf(faultf(errNotFrozen, "%s is not frozen, or no longer: its time was up", f.p.Mountpoint),
-			"take a copy that was made meanwhile again, with a longer --timeout of kmsfs ctl freeze")
+func (f *freezer) thaw(_ context.Context, in json.RawMessage, send func(any) error) error {
+	var r thawRequest
+	if err := json.Unmarshal(in, &r); err != nil {
+		return faultf(errUsage, "%w", err)
 	}
-	return send(thawedInfo{time.Since(since).Seconds()})
+	h := f.frozen()
+	if h != nil && r.ID != "" && h.id != r.ID {
+		h = nil // frozen anew, by somebody else
+	}
+	if !f.letGo(h) {
+		return hintf(faultf(errNotFrozen, "%s is not frozen, or no longer: its time was up", f.p.Mountpoint),
+			"take a copy that was made meanwhile again, with a longer --timeout")
+	}
+	return send(thawedInfo{time.Since(h.since).Seconds()})
 }
 
 // checkFreeze refuses a time that is none.

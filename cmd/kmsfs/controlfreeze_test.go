@@ -27,7 +27,7 @@ func TestCtlFreeze(t *testing.T) {
 	if got, err := os.ReadFile(b.dir + "/p/before"); err != nil || string(got) != "kept" {
 		t.Errorf("read on a frozen mount: %q, %v", got, err)
 	}
-	b.fails(24, "is frozen already", "kmsfs ctl thaw", "ctl freeze p")
+	b.fails(24, "is frozen", "kmsfs ctl thaw", "ctl freeze p")
 	if err := os.CopyFS(b.dir+"/copy", os.DirFS(b.dir+"/v")); err != nil {
 		t.Fatal(err)
 	}

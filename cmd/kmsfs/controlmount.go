@@ -23,13 +23,17 @@ func (a *app) startControl(m *mounted, p mountPlan, log *slog.Logger) *controlSe
 	}
 	s := newControlServer(log)
 	s.handle("purge", m.purge)
+	s.page(controlMetrics, m.metrics.handler())
+	if m.view != nil { // nothing is written to it
+		s.start(l)
+		return s
+	}
 	s.handle("reencrypt", m.reencrypt(p))
 	s.handle("flush", func(ctx context.Context, _ json.RawMessage, send func(any) error) error { return m.flush(p, send) })
 	f := &freezer{m: m, p: p, log: log}
-	m.thaw = func() { f.letGo() }
+	m.thaw = func() { f.letGo(f.frozen()) }
 	s.handle("freeze", f.freeze)
 	s.handle("thaw", f.thaw)
-	s.page(controlMetrics, m.metrics.handler())
 	s.start(l)
 	return s
 }
@@ -54,6 +58,10 @@ func (m *mounted) purge(_ context.Context, _ json.RawMessage, send func(any) err
 	if k, ok := m.keys.(purger); ok {
 		info.Cached = k.Stats().Count
 		k.Purge()
+	}
+	if m.view != nil {
+		info.Ahead = m.view.Purge()
+		return send(info)
 	}
 	info.Ahead = m.vault.Stats().KeysAtHand
 	m.vault.Purge()

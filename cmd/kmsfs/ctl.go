@@ -117,7 +117,7 @@ whatever happens; kmsfs ctl thaw then fails with exit code 33, and the copy may 
 				return err
 			}
 			var info frozenInfo
-			err := a.controlOne(cmd, args[0], "freeze", freezeRequest{timeout.Seconds()}, &info)
+			err := a.controlOne(cmd, args[0], "freeze", freezeRequest{Seconds: timeout.Seconds()}, &info)
 			if err == nil && out.json {
 				return writeJSON(a.stdout, info)
 			}
@@ -141,7 +141,7 @@ time was up: take the copy again.`,
 		Args:    args("MOUNTPOINT|VAULT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var info thawedInfo
-			err := a.controlOne(cmd, args[0], "thaw", struct{}{}, &info)
+			err := a.controlOne(cmd, args[0], "thaw", thawRequest{}, &info)
 			if err == nil && out.json {
 				return writeJSON(a.stdout, info)
 			}

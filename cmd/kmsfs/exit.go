@@ -10,6 +10,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/manifest"
 	"kmsfs/fs/vault/rewrap"
 	"kmsfs/keysource"
 	"kmsfs/keysource/kms/audit"
@@ -31,6 +32,7 @@ var (
 	errBusy         = errors.New("busy")
 	errKeyNeeded    = errors.New("the CMK or key material is needed")
 	errNotFrozen    = errors.New("not frozen")
+	errNoCommand    = errors.New("the command cannot be started")
 	errNoControl    = errors.New("no answer on the control socket")
 	errUnproven     = errors.New("it cannot be told whether the CMK or key material is needed")
 )
@@ -85,7 +87,7 @@ func exitTable() []exit {
 		{12, mountFailure, "the key store is damaged", "restore the key store from a backup", []error{local.ErrDamaged}},
 		{11, mountFailure, "no key store", "kmsfs init makes one; --key-store names another", []error{errNoKeyStore}},
 		{10, mountFailure, "a format, feature or keysource that this version does not have",
-			"use the version of kmsfs that wrote it", []error{envelope.ErrUnsupported, keysource.ErrUnsupported}},
+			"use the version of kmsfs that wrote it", []error{envelope.ErrUnsupported, keysource.ErrUnsupported, manifest.ErrVersion}},
 		{15, mountFailure, "the CMK is disabled, pending import or pending deletion", "kmsfs key list",
 			[]error{keysource.ErrDisabled, keysource.ErrInvalidState}},
 		{16, mountFailure, "the keysource denies the use of the CMK", "", []error{keysource.ErrDenied}},
@@ -93,8 +95,8 @@ func exitTable() []exit {
 		{8, mountFailure, "wrong key: the CMK does not open the vault",
 			"name the key store that the vault was made with: --key-store DIR", []error{envelope.ErrWrongKey,
 				keysource.ErrInvalidCiphertext, keysource.ErrIncorrectKey}},
-		{3, mountFailure, "the vault is damaged or was edited; verify: damage was found", "restore .kmsfs/vault.json from a backup of the vault",
-			[]error{envelope.ErrCorrupt, vault.ErrCorrupt}},
+		{3, mountFailure, "the vault is damaged or was edited; verify: damage was found, or a manifest that cannot be trusted", "restore .kmsfs/vault.json from a backup of the vault",
+			[]error{envelope.ErrCorrupt, vault.ErrCorrupt, manifest.ErrSignature, manifest.ErrMalformed}},
 		{18, mountFailure, "the keysource cannot be reached or throttles", "try again", []error{keysource.ErrUnavailable,
 			keysource.ErrThrottled, keysource.ErrClosed, local.ErrLocked, context.DeadlineExceeded}},
 		{19, mountSystem, "/dev/fuse is missing or cannot be opened", "sudo modprobe fuse", []error{errNoFUSE}},
@@ -102,7 +104,9 @@ func exitTable() []exit {
 			[]error{errNoFusermount}},
 		{29, mountFailure, "ctl: the daemon of the mount cannot be reached or ended", "", []error{errNoControl}},
 		{23, mountFailure, "not mounted", "kmsfs status", []error{errNotMounted}},
-		{33, mountFailure, "ctl thaw: not frozen, or no longer", "", []error{errNotFrozen}},
+		{33, mountFailure, "freeze, ctl thaw: not frozen, or no longer; a copy may not be of one moment", "", []error{errNotFrozen}},
+		{34, mountFailure, "mount, freshness check: the vault is not as the last mount here left it", "", []error{errNotFresh}},
+		{127, mountFailure, "freeze: COMMAND was not found or cannot be started", "", []error{errNoCommand}},
 		{24, mountFailure, "busy: something still uses the mount, the address or the audit log", "", []error{errBusy, syscall.EBUSY,
 			syscall.EADDRINUSE, audit.ErrInUse}},
 		{26, mountFailure, "the audit log was changed", "compare it with a copy that was kept elsewhere", []error{audit.ErrBroken}},

@@ -64,6 +64,12 @@ func explain(err error, p mountPlan) error {
 		return hintf(faultf(syscall.ENOENT, "the vault %s does not exist", p.Vault), "kmsfs init %s", v)
 	case errors.Is(err, syscall.ENOTDIR):
 		return hintf(faultf(vault.ErrNotVault, "the vault %s is not a directory", p.Vault), "name the directory of a vault")
+	case errors.Is(err, syscall.EROFS) && p.Mountpoint != "":
+		return hintf(faultf(syscall.EROFS, "the vault %s is on a read-only file system", p.Vault), "kmsfs mount --read-only %s %s", v, quote(p.Mountpoint))
+	case errors.Is(err, syscall.EROFS):
+		return hintf(faultf(syscall.EROFS, "the vault %s is on a read-only file system", p.Vault), "copy it to where it can be written to")
+	case errors.Is(err, iofs.ErrPermission) && p.Mountpoint != "" && !p.ReadOnly:
+		return hintf(faultf(iofs.ErrPermission, "the vault %s: %w", p.Vault, err), "ls -ld %s; mount --read-only needs no more than to read it", v)
 	case errors.Is(err, iofs.ErrPermission):
 		return hintf(faultf(iofs.ErrPermission, "the vault %s: %w", p.Vault, err), "ls -ld %s", v)
 	}

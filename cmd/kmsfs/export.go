@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -71,27 +70,18 @@ func (a *app) export(ctx context.Context, e *exportFlags, vaultDir, path string)
 		if e.file == "" {
 			return write(a.stdout)
 		}
-		return writeWhole(e.file, write)
-	})
-}
-
-// writeWhole writes a file aside, makes it durable and puts it in place. One that is not whole, with archive.ErrIncomplete, is
-// put in place too: what is in it is right.
-func writeWhole(path string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
+		var partly error // what is there of an archive that lacks some files is right
+		err := writeFileAside(e.file, func(w io.Writer) error {
+			if partly = write(w); errors.Is(partly, archive.ErrIncomplete) {
+				return nil
+			}
+			return partly
+		})
+		if err == nil {
+			err = partly
+		}
 		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	partly := write(f)
-	if partly != nil && !errors.Is(partly, archive.ErrIncomplete) {
-		return partly
-	}
-	if err = f.Sync(); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return errors.Join(partly, err)
+	})
 }
 
 // importCommand is kmsfs import.

@@ -62,7 +62,8 @@ func noteVault(url, path string, cfg *envelope.Config, log *slog.Logger) {
 	if err != nil || u.Scheme != keysource.SchemeLocal {
 		return
 	}
-	if err := noteKnown(u.Path, path, cfg.Volume.String(), time.Now()); err != nil {
+	err = noteKnown(u.Path, path, cfg.Volume.String(), time.Now())
+	if err != nil && !errors.Is(err, unix.EROFS) { // from read-only media no CMK can be deleted either
 		log.Warn("the key store cannot note which vaults need its CMKs", "err", err)
 	}
 }

@@ -52,6 +52,10 @@ func (a *app) run(args []string) int {
 	if e := exitOf(err); e.code == exitUsage && keysource.Hint(err) == "" {
 		err = hintf(err, "%s --help", cmd.CommandPath())
 	}
+	var child *commandExit
+	if errors.As(err, &child) { // it has told what there was to tell
+		return child.code
+	}
 	a.report(err)
 	return exitOf(err).code
 }

@@ -8,13 +8,17 @@ import (
 	"syscall"
 )
 
-// fsType is the type of a mount of kmsfs in /proc/self/mountinfo.
-const fsType = "fuse.kmsfs"
+// The types of mounts of kmsfs in /proc/self/mountinfo: of a vault, and of a plain directory in reverse.
+const (
+	fsType      = "fuse.kmsfs"
+	reverseType = "fuse.kmsfs-reverse"
+)
 
 // mountEntry is one mount in /proc/self/mountinfo, proc(5).
 type mountEntry struct {
 	Mountpoint string
-	Vault      string // of the kmsfs mounts: the source
+	Vault      string // of the kmsfs mounts: the vault; in reverse that is what the mount shows
+	Source     string // of the kmsfs mounts: what is shown, the vault or in reverse a plain directory
 	Type       string
 	Options    []string // of the mount and of the file system
 	Dev        string   // major:minor
@@ -28,7 +32,10 @@ func kmsfsMounts() ([]mountEntry, error) {
 	}
 	var out []mountEntry
 	for _, m := range parseMountinfo(string(b)) {
-		if m.Type == fsType {
+		if m.Type == reverseType {
+			m.Vault = m.Mountpoint
+		}
+		if m.Type == fsType || m.Type == reverseType {
 			out = append(out, m)
 		}
 	}
@@ -48,7 +55,8 @@ func parseMountinfo(text string) []mountEntry {
 			continue
 		}
 		m := mountEntry{
-			Mountpoint: unescapeMount(fields[4]), Vault: unescapeMount(fields[sep+2]), Type: fields[sep+1], Dev: fields[2],
+			Mountpoint: unescapeMount(fields[4]), Vault: unescapeMount(fields[sep+2]), Source: unescapeMount(fields[sep+2]),
+			Type: fields[sep+1], Dev: fields[2],
 			Options: append(strings.Split(fields[5], ","), strings.Split(fields[sep+3], ",")...),
 		}
 		for i := range out {

@@ -102,6 +102,32 @@ func (c mountCollector) Collect(out chan<- prometheus.Metric) {
 		emit(counter, "key_cache_evicted_total", "Data keys that left the cache.", float64(s.Evicted))
 		emit(gauge, "key_cache_entries", "Data keys in the cache.", float64(s.Count))
 	}
+	if c.m.view != nil {
+		v := c.m.view.Stats()
+		emit(counter, "keys_made_total", "Data keys made for new files.", float64(v.KeysMade))
+		emit(gauge, "open_files", "Files that are open.", float64(v.OpenFiles))
+		emit(gauge, "nodes", "Files and directories that the kernel knows.", float64(v.Nodes))
+	} else {
+		c.vault(emit)
+	}
+	f := c.m.server.Stats()
+	emit(counter, "corrupt_total", "Operations refused because what is stored is damaged or forged.", float64(f.Corrupt))
+	panics := f.Panics + c.m.metrics.panics.Load()
+	if c.m.vault != nil {
+		panics += c.m.vault.Stats().Panics
+	}
+	emit(counter, "panics_total", "Requests and deferred work that a bug has failed; the log has the stack.", float64(panics))
+	emit(gauge, "requests_under_way", "Requests that are being answered.", float64(f.UnderWay))
+	emit(gauge, "requests_hung", "Of these, the ones that have taken longer than 30 s.", float64(f.Hung))
+	emit(gauge, "oldest_request_seconds", "How long the oldest of them has taken, 0 where there is none.", f.Oldest.Seconds())
+	for no, n := range f.Failed {
+		emit(counter, "operations_failed_total", "Operations that failed, by errno.", float64(n), "errno", unix.ErrnoName(no))
+	}
+}
+
+// vault has the counters of a vault.
+func (c mountCollector) vault(emit func(kind prometheus.ValueType, name, help string, value float64, pair ...string)) {
+	const counter, gauge = prometheus.CounterValue, prometheus.GaugeValue
 	v := c.m.vault.Stats()
 	emit(gauge, "keys_ahead", "Data keys made ahead of need, by state.", float64(v.KeysAtHand), "state", "at_hand")
 	emit(gauge, "keys_ahead", "Data keys made ahead of need, by state.", float64(v.KeysComing), "state", "coming")
@@ -113,15 +139,6 @@ func (c mountCollector) Collect(out chan<- prometheus.Metric) {
 	emit(gauge, "open_directories", "Stored directories that are open.", float64(v.OpenDirs))
 	emit(gauge, "nodes", "Files and directories that the kernel knows.", float64(v.Nodes))
 	emit(gauge, "journal_bytes", "Bytes in the journal that are not in their place yet.", float64(v.JournalBytes))
-	f := c.m.server.Stats()
-	emit(counter, "corrupt_total", "Operations refused because what is stored is damaged or forged.", float64(f.Corrupt))
-	emit(counter, "panics_total", "Requests and deferred work that a bug has failed; the log has the stack.", float64(f.Panics+v.Panics+c.m.metrics.panics.Load()))
-	emit(gauge, "requests_under_way", "Requests that are being answered.", float64(f.UnderWay))
-	emit(gauge, "requests_hung", "Of these, the ones that have taken longer than 30 s.", float64(f.Hung))
-	emit(gauge, "oldest_request_seconds", "How long the oldest of them has taken, 0 where there is none.", f.Oldest.Seconds())
-	for no, n := range f.Failed {
-		emit(counter, "operations_failed_total", "Operations that failed, by errno.", float64(n), "errno", unix.ErrnoName(no))
-	}
 }
 
 // checkMetricsAddress refuses addresses that others than this machine reach: the metrics are open to whoever connects.

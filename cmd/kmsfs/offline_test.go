@@ -129,6 +129,12 @@ func TestSync(t *testing.T) {
 	if got := b.ok("sync -n --exclude-from patterns src v"); got != "" {
 		t.Errorf("with patterns: %s", got)
 	}
+	b.ok("sync --manifest m src v")
+	b.ok("verify --manifest m v")
+	b.write("src/letter", "meet at ten")
+	b.ok("sync src v")
+	b.fails(3, "damage", "backup", "verify --manifest m v")
+	b.fails(2, "--manifest", "kmsfs manifest", "sync --manifest m v back")
 	b.mkdir("empty")
 	b.ok("sync --no-delete empty v:sub/more")
 }

@@ -46,6 +46,19 @@ func (s *storeFlags) vaultPlan(path string) (p mountPlan, err error) {
 // openKeys opens the keysource of a plan, with retry, cache and branch keys over it; it asks for a passphrase where that is
 // needed.
 func (a *app) openKeys(ctx context.Context, s *storeFlags, p mountPlan) (keysource.Keysource, error) {
+	return a.openKeysFor(ctx, s, p, manyUses)
+}
+
+// uses says how often one key is asked for.
+type uses uint8
+
+const (
+	manyUses uses = iota
+	oneUse        // a key store of this machine then needs no cache
+)
+
+// openKeysFor is openKeys.
+func (a *app) openKeysFor(ctx context.Context, s *storeFlags, p mountPlan, often uses) (keysource.Keysource, error) {
 	secret, _, err := s.source(a)
 	if err != nil {
 		return nil, err
@@ -59,6 +72,9 @@ func (a *app) openKeys(ctx context.Context, s *storeFlags, p mountPlan) (keysour
 	ks, err := openKeysource(ctx, p, p.Keysource, secret, nil)
 	if err != nil {
 		return nil, explain(err, p)
+	}
+	if often == oneUse && u.Scheme == keysource.SchemeLocal {
+		return ks, nil
 	}
 	keys, err := p.Keys.decorate(ks, u.Branch)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/manifest"
 	"kmsfs/keysource"
 	"kmsfs/keysource/kms/audit"
 	"kmsfs/keysource/local"
@@ -40,6 +41,7 @@ func TestExitTable(t *testing.T) {
 		{errOverlap, 7, 32},
 		{envelope.ErrWrongKey, 8, 32}, {keysource.ErrInvalidCiphertext, 8, 32}, {keysource.ErrIncorrectKey, 8, 32},
 		{envelope.ErrCorrupt, 3, 32}, {vault.ErrCorrupt, 3, 32},
+		{manifest.ErrSignature, 3, 32}, {manifest.ErrMalformed, 3, 32}, {manifest.ErrVersion, 10, 32},
 		{envelope.ErrUnsupported, 10, 32}, {keysource.ErrUnsupported, 10, 32},
 		{errNoKeyStore, 11, 32},
 		{local.ErrDamaged, 12, 32},
@@ -56,6 +58,7 @@ func TestExitTable(t *testing.T) {
 		{errNotMounted, 23, 32},
 		{errNoControl, 29, 32},
 		{errNotFrozen, 33, 32},
+		{faultf(errNoCommand, "x: %w", iofs.ErrNotExist), 127, 32},
 		{errBusy, 24, 32}, {syscall.EBUSY, 24, 32}, {syscall.EADDRINUSE, 24, 32}, {audit.ErrInUse, 24, 32},
 		{&audit.LineError{Line: 1}, 26, 32},
 		{keysource.ErrAlreadyExists, 25, 32},

@@ -58,6 +58,14 @@ func inside(path, dir string) bool {
 	return false
 }
 
+// checkMount refuses to mount what would be within itself.
+func checkMount(p mountPlan) error {
+	if p.Reverse {
+		return checkReverse(p)
+	}
+	return checkOverlap(p.Vault, p.Mountpoint)
+}
+
 // checkOverlap refuses to mount a vault over itself.
 func checkOverlap(vaultDir, mountpoint string) error {
 	switch {
@@ -83,7 +91,7 @@ func checkMountpoint(path string, mounts []mountEntry) error {
 			if stateOf(path) == stateGone { // the kernel may still know what Stat asks
 				return gone
 			}
-			return hintf(faultf(errMounted, "%s is already the mount of %s", path, m.Vault), "kmsfs umount %s", quote(path))
+			return hintf(faultf(errMounted, "%s is already the mount of %s", path, m.Source), "kmsfs umount %s", quote(path))
 		}
 	}
 	if errors.Is(err, iofs.ErrNotExist) {

@@ -28,10 +28,13 @@ type mountPlan struct {
 	Debug                        bool
 	LogFile                      string
 	MetricsListen                string // address or empty
+	Freshness                    string // file or empty
 
 	// AutoRewrap has the daemon rewrap what is behind every AutoRewrapEvery; 0: the default.
 	AutoRewrap      bool
 	AutoRewrapEvery time.Duration
+
+	reversePlan
 
 	// Keys says how long data keys are kept and waited for.
 	Keys keyPlan
@@ -53,6 +56,7 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&m.plan.ReadOnly, "read-only", false, "refuse all changes; the vault is not written to")
 	f.BoolVar(&m.plan.AllowOther, "allow-other", false, "let other users in; the kernel checks permissions")
 	f.BoolVar(&m.plan.Shared, "shared", false, "other hosts may mount the same vault at the same time: cache nothing")
+	m.plan.reversePlan.add(f)
 	m.addOverrides(f)
 	f.StringVar(&m.plan.Key, "key", "", "with --init: `CMK` of a new vault, an alias, ARN or id (default alias/aws/kmsfs)")
 	f.IntVar(&m.plan.ChunkSize, "chunk-size", 0, "with --init: `BYTES` of a chunk in a new vault: 4096 (default), 16384, 65536")
@@ -61,6 +65,7 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 	f.Var((*timeValue)(&m.plan.AutoRewrapEvery), "auto-rewrap-every", "how often that is looked for: `TIME` (default 1h)")
 	f.StringArrayVarP(&m.options, "option", "o", nil, "mount `OPTIONS` as in fstab(5), separated by commas")
 	f.StringVar(&m.plan.LogFile, "log-file", "", "append the log to `FILE`")
+	f.StringVar(&m.plan.Freshness, "freshness", "", "refuse a vault that is not as the last mount here left it, by `FILE` (kmsfs freshness --help)")
 	f.StringVar(&m.plan.MetricsListen, "metrics-listen", "", "show metrics at http://`ADDRESS`/metrics, to all users of this machine: 127.0.0.1:9464")
 	f.BoolVar(&m.plan.Debug, "debug", false, "log every operation, without plaintext names and keys")
 }
@@ -78,6 +83,9 @@ func (m *mountFlags) finish(a *app, vaultDir, mountpoint string) (mountPlan, err
 	if p.Keysource, err = m.fromURL(); err != nil {
 		return p, err
 	}
+	if err = p.reversePlan.finish(&p); err != nil {
+		return p, err
+	}
 	if p.MetricsListen != "" {
 		if err := checkMetricsAddress(p.MetricsListen); err != nil {
 			return p, err
@@ -86,6 +94,8 @@ func (m *mountFlags) finish(a *app, vaultDir, mountpoint string) (mountPlan, err
 	switch {
 	case p.AutoRewrap && p.ReadOnly:
 		return p, hintf(faultf(errUsage, "a read-only mount rewraps nothing"), "leave out --auto-rewrap or --read-only")
+	case p.Freshness != "" && (p.Shared || p.Init):
+		return p, hintf(faultf(errUsage, "--freshness is for a vault that is there, and that this mount alone writes to"), "leave out --shared or --init; kmsfs freshness accept")
 	case p.AutoRewrapEvery != 0 && !p.AutoRewrap:
 		return p, hintf(faultf(errUsage, "--auto-rewrap-every is nothing without --auto-rewrap"), "add --auto-rewrap")
 	case !p.Init && (p.Key != "" || p.ChunkSize != 0):
@@ -100,7 +110,7 @@ func (m *mountFlags) finish(a *app, vaultDir, mountpoint string) (mountPlan, err
 		}
 	}
 	p.SealNew = m.passphraseFrom != ""
-	for _, file := range []*string{&p.LogFile, &p.MasterKeyFile} {
+	for _, file := range []*string{&p.LogFile, &p.MasterKeyFile, &p.Freshness} {
 		if file == &p.MasterKeyFile {
 			*file = m.masterKeyFile
 		}

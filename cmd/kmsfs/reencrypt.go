@@ -54,7 +54,8 @@ vault is mounted here, the daemon of the mount does it, and files are read and w
 It may be interrupted at any moment, also by a power cut: files read as before, and the next run goes on. What a run has done
 the next one leaves alone if it is given the time that the first began, which each prints: --created-before TIME. Times, modes,
 owners, attributes, holes and hard links stay. It needs little space. Take backups before or after it, not meanwhile; what is
-in older backups, snapshots and in blocks that the disk has given up stays under the old keys.
+in older backups, snapshots and in blocks that the disk has given up stays under the old keys. Backup tools that go by size and time,
+as rsync and rclone do, see no change: run them once with --checksum.
 
 On a terminal there is a progress bar, elsewhere JSON lines.`,
 		Example: `  kmsfs reencrypt --dry-run ~/vault

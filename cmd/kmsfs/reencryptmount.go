@@ -62,10 +62,10 @@ func (m *mounted) reencrypt(p mountPlan) controlHandler {
 			return hintf(faultf(errUsage, "%s is mounted with --shared", p.Vault),
 				"kmsfs umount it on each host, then kmsfs reencrypt %s", quote(p.Vault))
 		}
-		if !m.reencrypting.CompareAndSwap(false, true) {
-			return hintf(faultf(errBusy, "%s is being reencrypted by another command", p.Vault), "try again when it has ended")
+		if !m.alone.CompareAndSwap(nobody, reencrypting) {
+			return m.inUse(p)
 		}
-		defer m.reencrypting.Store(false)
+		defer m.alone.Store(nobody)
 		if p.ReadOnly && !request.DryRun {
 			return hintf(faultf(vault.ErrReadOnly, "%s is mounted read-only at %s", p.Vault, p.Mountpoint),
 				"kmsfs umount %s, then kmsfs reencrypt %s", quote(p.Mountpoint), quote(p.Vault))

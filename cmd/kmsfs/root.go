@@ -28,9 +28,12 @@ data key of its own, wrapped by a CMK that stays in its key store.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return hintf(faultf(errUsage, "%v", err), "%s --help", cmd.CommandPath())
 	})
-	root.AddCommand(a.initCommand(), a.mountCommand(), a.umountCommand(), a.unitCommand(), a.statusCommand(), a.infoCommand(), a.rewrapCommand(),
-		a.reencryptCommand(), a.verifyCommand(), a.lsCommand(), a.catCommand(), a.statCommand(), a.findCommand(), a.cpCommand(),
-		a.exportCommand(), a.importCommand(), a.syncCommand(), a.zoneCommand(), a.ctlCommand(), a.doctorCommand(), a.keyCommand(), a.kmsCommand(),
+	root.AddCommand(
+		a.initCommand(), a.mountCommand(), a.umountCommand(), a.unitCommand(), a.statusCommand(), a.infoCommand(),
+		a.rewrapCommand(), a.reencryptCommand(), a.zoneCommand(), a.ctlCommand(), a.freezeCommand(),
+		a.verifyCommand(), a.fsckCommand(), a.manifestCommand(), a.freshnessCommand(), a.locateCommand(), a.keysCommand(),
+		a.lsCommand(), a.catCommand(), a.statCommand(), a.findCommand(), a.cpCommand(), a.exportCommand(), a.importCommand(), a.syncCommand(),
+		a.doctorCommand(), a.keyCommand(), a.kmsCommand(),
 		a.versionCommand(), a.manCommand(), exitCodesTopic())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

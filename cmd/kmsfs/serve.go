@@ -65,7 +65,11 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 	if unmounted {
 		return m.close()
 	}
-	return errors.Join(faultf(errBusy, "ended while the mount was in use"), m.vault.Flush())
+	err = faultf(errBusy, "ended while the mount was in use")
+	if m.vault != nil {
+		err = errors.Join(err, m.vault.Flush())
+	}
+	return err
 }
 
 // mountInterruptibly checks what can be checked, makes what p.Init allows, and mounts. A signal ends it.
@@ -98,7 +102,7 @@ func (a *app) mountInterruptibly(p mountPlan, secret passphrase.Source, log *slo
 
 // prepare checks vault and mountpoint, and makes what is missing where p.Init allows.
 func (a *app) prepare(ctx context.Context, p mountPlan, secret passphrase.Source) error {
-	if err := checkOverlap(p.Vault, p.Mountpoint); err != nil {
+	if err := checkMount(p); err != nil {
 		return err
 	}
 	if err := a.checkFUSE(&p); err != nil {
@@ -116,10 +120,11 @@ func (a *app) prepare(ctx context.Context, p mountPlan, secret passphrase.Source
 	if err := checkMountpoint(p.Mountpoint, mounts); err != nil {
 		return err
 	}
+	p = p.storage()
 	if !p.Init || holdsVault(p.Vault) {
 		return nil
 	}
-	if p.ReadOnly {
+	if p.ReadOnly && !p.Reverse {
 		return hintf(faultf(errUsage, "a vault cannot be made read-only, and %s is none yet", p.Vault), "kmsfs init %s", quote(p.Vault))
 	}
 	url := p.Keysource
@@ -133,6 +138,9 @@ func (a *app) prepare(ctx context.Context, p mountPlan, secret passphrase.Source
 	defer ks.Close()
 	p.NewKeysource = url
 	if err := makeVault(ctx, p, ks); err != nil {
+		if p.Reverse && errors.Is(err, syscall.EROFS) {
+			return hintf(err, "--state DIR names a directory that can be written to")
+		}
 		return err
 	}
 	fmt.Fprintf(a.stderr, "kmsfs: made vault %s\n", p.Vault)

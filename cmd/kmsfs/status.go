@@ -124,7 +124,7 @@ func (a *app) statusOne(ctx context.Context, f *statusFlags, path string) error 
 	} else {
 		s.Config = newConfigInfo(cfg)
 	}
-	if s.Config != nil {
+	if s.Config != nil && m.Type != reverseType {
 		if s.Survey, err = a.survey(ctx, f, s.Vault, s.Config); err != nil {
 			return explain(err, mountPlan{Vault: s.Vault})
 		}
@@ -195,7 +195,7 @@ func (a *app) surveySource(ctx context.Context, f *statusFlags, path string, c *
 
 // statusOf describes a mount.
 func statusOf(m mountEntry) mountStatus {
-	s := mountStatus{Vault: m.Vault, Mounted: true, Mountpoint: m.Mountpoint, State: stateOf(m.Mountpoint)}
+	s := mountStatus{Vault: m.Source, Mounted: true, Mountpoint: m.Mountpoint, State: stateOf(m.Mountpoint)}
 	if s.State != stateGone {
 		s.PID = m.pid()
 	}
@@ -209,6 +209,12 @@ func statusOf(m mountEntry) mountStatus {
 				s.Options = append(s.Options, o)
 			}
 			seen[o] = true
+		}
+	}
+	if m.Type == reverseType {
+		s.Options = append(s.Options, "reverse")
+		if s.State != stateMounted { // it would not answer
+			return s
 		}
 	}
 	s.Config = readConfigInfo(m.Vault)

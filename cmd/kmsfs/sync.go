@@ -26,6 +26,7 @@ type syncFlags struct {
 	exclude                             []string
 	excludeFrom                         []string
 	parallel                            int
+	manifest                            string
 }
 
 // place is a directory, or one in a vault, as the command line names it.
@@ -65,6 +66,7 @@ new until the next run; with --whole-file a new one takes its place. All other f
 told of, and the exit code is then not 0.`,
 		Example: `  kmsfs sync /srv/data ~/vault
   kmsfs sync --dry-run --exclude '*.tmp' --exclude /cache /srv/data ~/vault:data
+  kmsfs sync --manifest vault.manifest /srv/data ~/vault && rsync -a --delete ~/vault backup:
   kmsfs sync ~/vault:data/2026 /restore`,
 		Args: args("SRC", "DEST"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.sync(cmd.Context(), &s, args[0], args[1]) },
@@ -79,6 +81,7 @@ told of, and the exit code is then not 0.`,
 	f.StringArrayVar(&s.excludeFrom, "exclude-from", nil, "the same, for the patterns in `FILE`")
 	f.BoolVarP(&s.oneFileSystem, "one-file-system", "x", false, "do not enter other file systems mounted in SRC")
 	f.BoolVar(&s.wholeFile, "whole-file", false, "replace large files as a whole")
+	f.StringVar(&s.manifest, "manifest", "", "then write a manifest of the vault DEST to `FILE`, as kmsfs manifest does")
 	f.IntVar(&s.parallel, "parallel", 0, "`N` files at once (default: four times the processors)")
 	s.addOverrides(f)
 	s.out.add(f)
@@ -133,12 +136,15 @@ func (a *app) sync(ctx context.Context, s *syncFlags, src, dest string) error {
 	if err != nil {
 		return err
 	}
-	if err := checkPlaces(from, to); err != nil {
+	if err := checkApart(from, to); err != nil {
 		return err
+	}
+	if s.manifest != "" && (to.vault == "" || s.dryRun) {
+		return hintf(faultf(errUsage, "--manifest is for a vault that was synchronized"), "kmsfs manifest VAULT")
 	}
 	m := a.newMeter()
 	defer m.end()
-	return a.at(ctx, &s.storeFlags, from, vault.ReadOnly, func(source backing.Dir) error {
+	err = a.at(ctx, &s.storeFlags, from, vault.ReadOnly, func(source backing.Dir) error {
 		access := vault.ReadWrite
 		if s.dryRun {
 			access = vault.ReadOnly
@@ -147,10 +153,14 @@ func (a *app) sync(ctx context.Context, s *syncFlags, src, dest string) error {
 			return a.mirror(ctx, s, o, m, source, target)
 		})
 	})
+	if err != nil || s.manifest == "" {
+		return err
+	}
+	return a.writeManifest(ctx, &manifestFlags{s.storeFlags, s.manifest}, to.vault)
 }
 
-// checkPlaces refuses places that are in each other, and two plain ones.
-func checkPlaces(from, to place) error {
+// checkApart refuses places that are in each other, and two plain ones.
+func checkApart(from, to place) error {
 	if from.vault == "" && to.vault == "" {
 		return hintf(faultf(errUsage, "neither %s nor %s is a vault", from.arg, to.arg), "kmsfs init %s makes one; rsync is for two directories", quote(to.arg))
 	}

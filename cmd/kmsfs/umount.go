@@ -91,8 +91,13 @@ func mountAt(target string) (mountEntry, error) {
 		}
 	}
 	err = faultf(errNotMounted, "%s is not a mount of kmsfs", target)
-	for _, m := range mountsOf(target) {
-		return mountEntry{}, hintf(err, "it is the vault; kmsfs umount %s", quote(m.Mountpoint))
+	for _, m := range mounts {
+		if m.Source == target && m.Type == reverseType {
+			return mountEntry{}, hintf(err, "it is shown in reverse; kmsfs umount %s", quote(m.Mountpoint))
+		}
+		if m.Vault == target {
+			return mountEntry{}, hintf(err, "it is the vault; kmsfs umount %s", quote(m.Mountpoint))
+		}
 	}
 	return mountEntry{}, err
 }

@@ -2,314 +2,302 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"crypto/ed25519"
+	"encoding/hex"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"runtime/debug"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
-	"kmsfs/envelope"
-	"kmsfs/fs/backing"
-	"kmsfs/fs/vault/sidecar"
-	"kmsfs/fs/vault/survey"
-	"kmsfs/keysource"
-	"kmsfs/keysource/local"
+	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/check"
+	"kmsfs/fs/vault/manifest"
 )
 
 // verifyFlags are the flags of verify.
 type verifyFlags struct {
 	storeFlags
 	out       outputFlags
+	noKeys    bool
+	repair    bool
+	manifest  string
+	signer    string
+	newerThan string
 	keyUnused string
 	shard     string
-}
 
-// vaultUses is what verify --key-unused has found in one vault.
-type vaultUses struct {
-	Vault    string       `json:"vault"`
-	VolumeID string       `json:"volume_id"`
-	Records  int64        `json:"records"`
-	Uses     []survey.Use `json:"uses"`
-	Unproven []string     `json:"unproven,omitempty"`
+	want   *manifest.Manifest // of --manifest
+	signed ed25519.PublicKey  // of --signer
 }
 
 // verifyCommand is kmsfs verify.
 func (a *app) verifyCommand() *cobra.Command {
 	var v verifyFlags
 	cmd := &cobra.Command{
-		Use:   "verify --key-unused KEY PATH...",
-		Short: "Prove that no vault, backup or snapshot needs a CMK or key material",
-		Long: `Look through vaults, backups and snapshots for all that needs a CMK or one of its key materials: data keys of files, of
-files that were deleted and not yet erased, and made ahead; volume keys; branch keys; the CMKs of new files and of encryption
-zones; what a replacement that was cut short has left. Exit code 0 says that there is nothing of it, 27 that there is, 28
-that it cannot be told, because something is damaged, cannot be read or cannot be resolved.
+		Use:   "verify PATH...",
+		Short: "Find damage in vaults, backups and restored copies",
+		Long: `Look for damage in vaults. A PATH is a vault, mounted or not, a restored copy, or a directory with vaults somewhere below it,
+such as a mount of a backup program; media that are read-only do. With the keys, every name, file, symbolic link and extended
+attribute is opened; the keysource is asked for every key. With --no-keys the structure is looked at: that every stored name and
+file has the right form, that the parts of each file agree, that its key record is there and whole. Each finding is a line: the
+vault, what it is about, the path, the stored path in brackets, and of a file which bytes do not open.
 
-KEY is an ARN, a key id, an alias, or a key material id (64 hexadecimal digits). A PATH is a vault or a directory with vaults
-somewhere below it, such as a restored backup or a directory of snapshots. A data key that another CMK wraps too counts all
-the same: kmsfs rewrap --remove-wrapping takes the wrapping away.
+While the vault is mounted, what is found may be a change under way: it is looked at again with the vault opened anew, after
+seconds, and where the mount is on this machine at last with the mount frozen for a moment, as kmsfs ctl freeze does.
 
-Which CMK has wrapped a key is what the vault says, and for a local key store what the wrapped key itself says. Neither is
-authentic: who can write the vault could hide a use.`,
-		Example: `  kmsfs verify --key-unused 1234abcd-12ab-34cd-56ef-1234567890ab /srv/vault /mnt/backup
-  kmsfs verify --key-unused "$(kmsfs key describe --json alias/old | jq -r .arn)" --shard 1/4 /srv/vault`,
+With --manifest, every stored file is compared with what kmsfs manifest wrote, so that files that are missing, were added, put
+back as they were earlier, or exchanged are found too. Who has no keys names the key that the manifest must be signed with by
+--signer, which implies --no-keys; kmsfs manifest prints it.
+
+With --repair, what is damaged is moved into .kmsfs/damaged/TIME in the vault, each to its stored path there, so that it can be
+moved back; nothing is deleted. A file of which some bytes do not open is moved too: --json and the lines say how much of it
+opens. A key table of which only the header is damaged is mended. The vault must not be mounted.
+
+Exit code 0 says that no damage was found, 3 that there is some, also where --repair has moved it aside. What could not be
+looked at, by a refusal of the keysource or an error of the disk, is no damage: it is told, all else is looked at, and the exit
+code is that of its error.
+
+With --key-unused, vaults are looked through for all that needs a CMK or one of its key materials: data keys of files, of files
+that were deleted and not yet erased, and made ahead; volume keys; branch keys; the CMKs of new files and of encryption zones;
+what a replacement that was cut short has left. Exit code 0 says that there is nothing of it, 27 that there is, 28 that it cannot
+be told, because something is damaged, cannot be read or cannot be resolved. KEY is an ARN, a key id, an alias, or a key material
+id (64 hexadecimal digits). A data key that another CMK wraps too counts all the same: kmsfs rewrap --remove-wrapping takes the
+wrapping away. Which CMK has wrapped a key is what the vault says, and for a local key store what the wrapped key itself says.
+Neither is authentic: who can write the vault could hide a use.`,
+		Example: `  kmsfs verify ~/vault
+  kmsfs verify --no-keys --manifest vault.manifest --signer 3a1f... /backup/vault
+  kmsfs verify --repair ~/vault
+  kmsfs verify --key-unused 1234abcd-12ab-34cd-56ef-1234567890ab /srv/vault /mnt/backup`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			switch {
-			case v.keyUnused == "":
-				return hintf(faultf(errUsage, "--key-unused is missing"), "kmsfs verify --key-unused KEY PATH...")
-			case len(paths) == 0:
-				return hintf(faultf(errUsage, "PATH is missing"), "kmsfs verify --key-unused %s PATH...", quote(v.keyUnused))
+			if err := v.check(paths); err != nil {
+				return err
 			}
-			return a.verifyUnused(cmd.Context(), &v, paths)
+			if v.keyUnused != "" {
+				return a.verifyUnused(cmd.Context(), &v, paths)
+			}
+			return a.verifyVaults(cmd.Context(), &v, paths)
 		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
+	f.BoolVar(&v.noKeys, "no-keys", false, "look at the structure alone, and ask no keysource")
+	f.StringVar(&v.manifest, "manifest", "", "compare with the manifest in `FILE`, - for standard input")
+	f.StringVar(&v.signer, "signer", "", "public key, in `HEX`, that the manifest must be signed with")
+	f.StringVar(&v.newerThan, "newer-than", "", "refuse a manifest made before `TIME` (RFC 3339, or 2026-12-31)")
+	f.BoolVar(&v.repair, "repair", false, "move what is damaged into .kmsfs/damaged")
 	f.StringVar(&v.keyUnused, "key-unused", "", "`KEY` that nothing is to need: ARN, key id, alias or key material id")
-	f.StringVar(&v.shard, "shard", "", "`I/N`: look at the I-th of N parts of the key tables only; the first has all else too")
-	f.StringVar(&v.dir, "key-store", "", "`DIR` of the key store that knows aliases, in place of the one that each vault names")
-	f.StringVar(&v.url, "keysource", "", "`URL` of the keysource that knows aliases, in place of the one that each vault names")
+	f.StringVar(&v.shard, "shard", "", "`I/N`: with --key-unused, look at the I-th of N parts of the key tables only; the first has all else too")
+	f.StringVar(&v.dir, "key-store", "", "`DIR` of the key store, in place of the one that each vault names")
+	f.StringVar(&v.url, "keysource", "", "`URL` of the keysource, in place of the one that each vault names")
 	v.secretFlags.add(f)
 	v.out.add(f)
 	return cmd
 }
 
-// parseShard reads I/N.
-func parseShard(s string) (o sidecar.ScanOptions, err error) {
-	if s == "" {
-		return o, nil
+// check refuses flags that do not go together, and reads the manifest.
+func (v *verifyFlags) check(paths []string) error {
+	switch {
+	case len(paths) == 0 && v.keyUnused != "":
+		return hintf(faultf(errUsage, "PATH is missing"), "kmsfs verify --key-unused %s PATH...", quote(v.keyUnused))
+	case len(paths) == 0:
+		return hintf(faultf(errUsage, "PATH is missing"), "kmsfs verify PATH...")
+	case v.keyUnused != "" && (v.noKeys || v.repair || v.manifest != ""):
+		return hintf(faultf(errUsage, "--key-unused is a search of its own"), "leave out --no-keys, --repair and --manifest")
+	case v.shard != "" && v.keyUnused == "":
+		return hintf(faultf(errUsage, "--shard is for --key-unused"), "kmsfs verify --key-unused KEY --shard 1/4 PATH...")
+	case v.manifest == "" && (v.signer != "" || v.newerThan != ""):
+		return hintf(faultf(errUsage, "--manifest is missing"), "kmsfs verify --manifest FILE --signer HEX PATH")
+	case v.repair && (v.noKeys || v.manifest != ""):
+		return hintf(faultf(errUsage, "--repair needs the keys, and compares nothing"), "leave out --no-keys and --manifest")
+	case v.manifest != "" && len(paths) > 1:
+		return hintf(faultf(errUsage, "a manifest is of one vault"), "kmsfs verify --manifest FILE PATH")
 	}
-	i, n, ok := strings.Cut(s, "/")
-	shard, err := strconv.Atoi(i)
-	shards, err2 := strconv.Atoi(n)
-	if !ok || err != nil || err2 != nil || shard < 1 || shard > shards || shards > 1<<20 {
-		return o, hintf(faultf(errUsage, "--shard: %q is not I/N with I from 1 to N", s), "--shard 1/4, --shard 2/4, ... on as many machines")
+	if v.signer != "" {
+		b, err := hex.DecodeString(v.signer)
+		if err != nil || len(b) != ed25519.PublicKeySize {
+			return hintf(faultf(errUsage, "--signer: %q is not a public key of 64 hexadecimal digits", v.signer), "kmsfs manifest prints it")
+		}
+		v.signed, v.noKeys = b, true
 	}
-	return sidecar.ScanOptions{Shard: shard - 1, Shards: shards}, nil
+	if v.manifest == "" {
+		return nil
+	}
+	return v.readManifest()
 }
 
-// verifyUnused looks through all vaults in paths.
-func (a *app) verifyUnused(ctx context.Context, v *verifyFlags, paths []string) error {
-	o, err := parseShard(v.shard)
+// readManifest reads --manifest. Whose it is, is for later.
+func (v *verifyFlags) readManifest() error {
+	in := os.Stdin
+	if v.manifest != "-" {
+		var err error
+		if in, err = os.Open(v.manifest); err != nil {
+			return hintf(faultf(err, "--manifest: %w", err), "kmsfs manifest --output %s VAULT", quote(v.manifest))
+		}
+		defer in.Close()
+	}
+	m, err := manifest.Parse(in)
+	if err != nil {
+		return hintf(faultf(err, "the manifest %s: %w", v.manifest, err), "get it again from where it is kept")
+	}
+	if m.Depth != manifest.Contents {
+		return hintf(faultf(errUsage, "%s is of kmsfs freshness, and tells nothing of contents", v.manifest), "kmsfs freshness check VAULT %s", quote(v.manifest))
+	}
+	v.want = m
+	if v.newerThan == "" {
+		return nil
+	}
+	t, err := time.Parse(time.RFC3339, v.newerThan)
+	if err != nil {
+		if t, err = time.Parse(time.DateOnly, v.newerThan); err != nil {
+			return hintf(faultf(errUsage, "--newer-than: %q is no time", v.newerThan), "--newer-than 2026-12-31T12:00:00Z")
+		}
+	}
+	if m.Created.Before(t) {
+		return hintf(faultf(manifest.ErrSignature, "the manifest is of %s, which is before %s", stamp(m.Created), stamp(t)), "get the newest one from where it is kept")
+	}
+	return nil
+}
+
+// verifyVaults looks for damage in all vaults in paths.
+func (a *app) verifyVaults(ctx context.Context, v *verifyFlags, paths []string) error {
+	vaults, err := vaultsIn(paths)
 	if err != nil {
 		return err
 	}
-	var vaults []string
-	for _, path := range paths {
-		found, err := vaultsBelow(path)
-		if err != nil {
-			return err
-		}
-		if len(found) == 0 {
-			return faultf(errNotKMSFS, "there is no vault in %s", path)
-		}
-		vaults = append(vaults, found...)
+	if v.want != nil && len(vaults) != 1 {
+		return hintf(faultf(errUsage, "a manifest is of one vault, and there are %d in %s", len(vaults), paths[0]), "kmsfs verify --manifest FILE PATH")
 	}
-	var all []vaultUses
-	needed, unproven := 0, 0
+	if a.env("GOGC") == "" {
+		debug.SetGCPercent(gcPercent) // little is in use
+	}
+	out := newVerifyOutput(a, v)
+	all := []verifyInfo{}
+	damaged := 0
+	var failed, stopped error // the first of a vault, and of one that was not wholly looked at or repaired
 	for _, path := range vaults {
-		uses, err := a.usesIn(ctx, v, path, o)
-		if ctx.Err() != nil || errors.Is(err, errUsage) {
+		info, err := a.verifyVault(ctx, v, path, out)
+		if ctx.Err() != nil {
+			out.clear()
+			return context.Cause(ctx)
+		}
+		if err == nil {
+			err = info.unread()
+		} else {
+			info.Error = oneLine(err.Error())
+			if stopped == nil {
+				stopped = err
+			}
+		}
+		if failed == nil {
+			failed = err
+		}
+		if info.damage() > 0 {
+			damaged++
+		}
+		all = append(all, info)
+		if err := out.vault(&info); err != nil {
 			return err
-		}
-		if err != nil { // the others are looked at all the same
-			uses.Unproven = append(uses.Unproven, oneLine(err.Error()))
-		}
-		all = append(all, uses)
-		if len(uses.Uses) > 0 {
-			needed++
-		}
-		if len(uses.Unproven) > 0 {
-			unproven++
 		}
 	}
 	if v.out.json {
-		err = writeJSON(a.stdout, all)
-	} else {
-		err = a.writeUses(all)
-	}
-	switch {
-	case err != nil:
-		return err
-	case needed > 0:
-		return hintf(faultf(errKeyNeeded, "%s is needed by %d of %d vaults", v.keyUnused, needed, len(vaults)), "kmsfs rewrap moves a vault to another CMK or material; a backup needs it for as long as it is kept")
-	case unproven > 0:
-		return hintf(faultf(errUnproven, "in %d of %d vaults it cannot be told", unproven, len(vaults)), "mend or remove what is named above, and try again")
-	}
-	return nil
-}
-
-// writeUses prints what was found for people.
-func (a *app) writeUses(all []vaultUses) error {
-	for _, v := range all {
-		if len(v.Uses) == 0 && len(v.Unproven) == 0 {
-			fmt.Fprintf(a.stdout, "%s: nothing of %d records\n", v.Vault, v.Records)
-		}
-		for _, u := range v.Uses {
-			if _, err := fmt.Fprintf(a.stdout, "%s: %s: %d, such as %s\n", v.Vault, u.Place, u.Count, oneLine(u.Examples[0])); err != nil {
-				return err
-			}
-		}
-		for i, why := range v.Unproven {
-			if i == 20 {
-				fmt.Fprintf(a.stderr, "kmsfs: warning: %s: and %d more; --json has them\n", v.Vault, len(v.Unproven)-i)
-				break
-			}
-			fmt.Fprintf(a.stderr, "kmsfs: warning: %s: %s\n", v.Vault, oneLine(why))
-		}
-	}
-	return nil
-}
-
-// usesIn looks through one vault.
-func (a *app) usesIn(ctx context.Context, v *verifyFlags, path string, o sidecar.ScanOptions) (vaultUses, error) {
-	out := vaultUses{Vault: path, Uses: []survey.Use{}}
-	top, err := backing.OpenDir(path)
-	if err != nil {
-		return out, err
-	}
-	defer top.Close()
-	cfg, err := readConfig(path)
-	if err != nil {
-		return out, err
-	}
-	r := &resolver{other: v.dir != "" || v.url != "", open: func() (keysource.Keysource, error) {
-		return a.surveySource(ctx, &statusFlags{storeFlags: v.storeFlags}, path, newConfigInfo(cfg))
-	}}
-	defer r.close()
-	m, err := matchKey(ctx, v.keyUnused, r)
-	if err != nil {
-		return out, err
-	}
-	uses, err := survey.FindUses(ctx, top, m, o)
-	if err != nil {
-		return out, err
-	}
-	out.VolumeID, out.Records, out.Unproven = uses.Volume.String(), uses.Records, uses.Unproven
-	out.Uses = append(out.Uses, uses.Uses...)
-	return out, nil
-}
-
-// resolver asks a keysource about CMKs, which it opens when it is first needed.
-type resolver struct {
-	open  func() (keysource.Keysource, error)
-	other bool // it may not be the one that the vault uses: what it does not know may be known there
-	ks    keysource.Keysource
-	err   error
-	known map[string]keysource.KeyMetadata
-}
-
-func (r *resolver) describe(ctx context.Context, ref string) (keysource.KeyMetadata, error) {
-	if r.ks == nil && r.err == nil {
-		r.ks, r.err = r.open()
-	}
-	if r.err != nil {
-		return keysource.KeyMetadata{}, r.err
-	}
-	if m, ok := r.known[ref]; ok {
-		return m, nil
-	}
-	m, err := r.ks.DescribeKey(ctx, keysource.KeyRef(ref))
-	if err == nil {
-		if r.known == nil {
-			r.known = map[string]keysource.KeyMetadata{}
-		}
-		r.known[ref] = m
-	}
-	return m, err
-}
-
-func (r *resolver) close() {
-	if r.ks != nil {
-		r.ks.Close()
-	}
-}
-
-// matchKey says what is use of key, which is a key material id or a reference to a CMK.
-func matchKey(ctx context.Context, key string, r *resolver) (survey.Match, error) {
-	if keysource.IsKeyMaterialID(key) {
-		return survey.Match{
-			Wrapping: func(w envelope.Wrapping) bool {
-				own, known := ownWrapping(w.Blob)
-				_, material, ok := local.PeekBlob(own)
-				return !known || w.KeyMaterialID == key || ok && material == key
-			},
-			Key: func(ref string) (bool, error) {
-				m, err := r.describe(ctx, ref)
-				if errors.Is(err, keysource.ErrNotFound) && !r.other {
-					return false, nil
-				}
-				return err == nil && m.CurrentKeyMaterialID == key, err
-			},
-		}, nil
-	}
-	ref := keysource.KeyRef(key)
-	if _, err := ref.Parse(); err != nil {
-		return survey.Match{}, faultf(errUsage, "%w", err)
-	}
-	if ref.IsAlias() {
-		m, err := r.describe(ctx, key)
-		if err != nil {
-			return survey.Match{}, hintf(faultf(err, "%s: %w", key, err), "name the CMK by its ARN or id, or its keysource with --keysource")
-		}
-		ref = keysource.KeyRef(m.ARN)
-	}
-	id := string(ref)
-	if i := strings.LastIndex(id, ":key/"); i >= 0 {
-		id = id[i+len(":key/"):]
-	}
-	return survey.Match{
-		Wrapping: func(w envelope.Wrapping) bool {
-			own, known := ownWrapping(w.Blob)
-			keyID, _, ok := local.PeekBlob(own)
-			return !known || ref.Matches(w.KeyARN) || ok && keyID == id
-		},
-		Key: func(other string) (bool, error) {
-			if !keysource.KeyRef(other).IsAlias() {
-				return other == id || ref.Matches(other), nil
-			}
-			m, err := r.describe(ctx, other)
-			if errors.Is(err, keysource.ErrNotFound) && !r.other { // an alias that is gone names nothing
-				return false, nil
-			}
-			return err == nil && ref.Matches(m.ARN), err
-		},
-	}, nil
-}
-
-// ownWrapping is the part of a wrapped key that the CMK itself has made; false where that cannot be told, so that it may be any
-// CMK.
-func ownWrapping(blob []byte) (own []byte, ok bool) {
-	if inner, ok := keysource.BranchWrapping(blob); ok {
-		return inner, true
-	}
-	return blob, !keysource.IsBranchBlob(blob)
-}
-
-// vaultsBelow finds the vaults in path, which may be one itself. Symbolic links are not followed.
-func vaultsBelow(path string) ([]string, error) {
-	path, err := resolve(path)
-	if err != nil {
-		return nil, err
-	}
-	if m, err := mountAt(path); err == nil {
-		return []string{m.Vault}, nil
-	}
-	var found []string
-	err = filepath.WalkDir(path, func(p string, e os.DirEntry, err error) error {
-		if err != nil {
+		if err := writeJSON(a.stdout, all); err != nil {
 			return err
 		}
-		if e.IsDir() {
-			if st, err := os.Lstat(filepath.Join(p, envelope.ControlDir)); err == nil && st.IsDir() { // with or without a config
-				found = append(found, p)
-				return filepath.SkipDir
+	}
+	switch {
+	case damaged > 0 && v.repair && stopped != nil: // not all was moved
+		return stopped
+	case damaged > 0 && all[0].differs():
+		return hintf(faultf(vault.ErrCorrupt, "%s is not as the manifest of %s has it: %d differences", all[0].Vault, all[0].Manifest.Created, all[0].damage()),
+			"what was changed since is no damage; restore the rest from a backup")
+	case damaged > 0:
+		hint := "restore what is named from a backup; kmsfs verify --repair moves it aside"
+		if v.repair {
+			hint = "restore from a backup what was moved aside, if anything was"
+		}
+		return hintf(faultf(vault.ErrCorrupt, "there is damage in %d of %d vaults", damaged, len(vaults)), "%s", hint)
+	case failed != nil:
+		return failed
+	}
+	return nil
+}
+
+// verifyInfo is what was found in one vault.
+type verifyInfo struct {
+	Vault string `json:"vault"`
+	Keys  bool   `json:"keys"` // it was opened with its keys
+	check.Result
+	Manifest    *manifestResult `json:"manifest,omitempty"`
+	Mended      []string        `json:"mended,omitempty"` // key tables, by --repair
+	Moved       []movedInfo     `json:"moved,omitempty"`
+	Unconfirmed string          `json:"unconfirmed,omitempty"` // why findings may be changes under way
+	Error       string          `json:"error,omitempty"`       // why it was not, or not wholly, looked at
+	Seconds     float64         `json:"seconds"`
+}
+
+// movedInfo is what --repair has moved aside.
+type movedInfo struct {
+	Stored string `json:"stored"`
+	To     string `json:"to"`
+}
+
+// manifestResult is how a vault is not as its manifest has it.
+type manifestResult struct {
+	Created     string                `json:"created"`
+	Signer      string                `json:"signer"`
+	Trusted     bool                  `json:"signer_known"`
+	Differences []manifest.Difference `json:"differences"`
+}
+
+// damage counts what is damaged, or not as the manifest has it.
+func (i *verifyInfo) damage() (n int) {
+	n = len(i.Mended)
+	for k := range i.Findings {
+		if i.Findings[k].Damage() {
+			n++
+		}
+	}
+	if i.Manifest != nil {
+		for _, d := range i.Manifest.Differences {
+			if d.Change != manifest.Unread {
+				n++
 			}
 		}
+	}
+	return n
+}
+
+// differs says whether what was found are differences from the manifest alone.
+func (i *verifyInfo) differs() bool {
+	return i.Manifest != nil && !slices.ContainsFunc(i.Findings, func(f check.Finding) bool { return f.Damage() })
+}
+
+// unread is why something could not be looked at.
+func (i *verifyInfo) unread() error {
+	n := 0
+	var first error
+	note := func(err error) {
+		if n++; first == nil {
+			first = err
+		}
+	}
+	for _, f := range i.Findings {
+		if !f.Damage() && f.Kind != check.Note {
+			note(f.Err)
+		}
+	}
+	if i.Manifest != nil {
+		for _, d := range i.Manifest.Differences {
+			if d.Change == manifest.Unread {
+				note(d.Err)
+			}
+		}
+	}
+	if n == 0 {
 		return nil
-	})
-	return found, err
+	}
+	return hintf(faultf(first, "%d findings in %s are of what could not be looked at, such as: %w", n, i.Vault, first), "mend what is named above, and try again")
 }

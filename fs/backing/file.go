@@ -1,11 +1,16 @@
 package backing
 
 import (
+	"sync/atomic"
+
 	"golang.org/x/sys/unix"
 )
 
 // file is a regular file of the real file system.
-type file struct{ handle }
+type file struct {
+	handle
+	through atomic.Bool // what is written goes to the servers at once: see remote.go
+}
 
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
@@ -25,6 +30,11 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
+	n, err := f.pwrite(p, off)
+	return n, f.publish(err)
+}
+
+func (f *file) pwrite(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		n, err := unix.Pwrite(f.fd, p[done:], off+int64(done))
@@ -45,6 +55,11 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 const maxIovec = 1024
 
 func (f *file) WritevAt(bufs [][]byte, off int64) (int, error) {
+	n, err := f.pwritev(bufs, off)
+	return n, f.publish(err)
+}
+
+func (f *file) pwritev(bufs [][]byte, off int64) (int, error) {
 	done := 0
 	for len(bufs) > 0 {
 		if len(bufs[0]) == 0 {
@@ -66,7 +81,7 @@ func (f *file) WritevAt(bufs [][]byte, off int64) (int, error) {
 			bufs = bufs[1:]
 		}
 		if n > 0 { // within a buffer: the caller's slices are not ours to shorten
-			m, err := f.WriteAt(bufs[0][n:], off+int64(done))
+			m, err := f.pwrite(bufs[0][n:], off+int64(done))
 			done += m
 			if err != nil {
 				return done, err

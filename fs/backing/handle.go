@@ -15,6 +15,7 @@ type system struct {
 	noFchmodat atomic.Bool // fchmodat2, before Linux 6.6
 	noLinkFD   atomic.Bool // linkat with AT_EMPTY_PATH: without CAP_DAC_READ_SEARCH, and the rules of Linux 6.10
 	dirents    sync.Pool   // *[direntBytes]byte
+	fuse       bool        // the file system is FUSE: GlusterFS, CephFS' and others' clients; see remote.go
 }
 
 // direntBytes is the buffer of one getdents64: some 1000 entries with sealed names.
@@ -54,6 +55,9 @@ func (h *handle) Close() error {
 }
 
 func (h *handle) Stat() (Stat, error) {
+	if h.sys.fuse {
+		return h.statRemote()
+	}
 	var st unix.Stat_t
 	if err := eintr(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
 		return Stat{}, err

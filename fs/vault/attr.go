@@ -115,7 +115,7 @@ func (f *file) attr() (Attr, error) {
 	return st, nil
 }
 
-// setSize makes the size in st, a stat of the stored file, that of the plaintext.
+// setSize makes the size in st, a stat of the stored file, that of the plaintext, and its modification time the one that shows.
 func (f *file) setSize(st *Attr) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -123,7 +123,7 @@ func (f *file) setSize(st *Attr) {
 		f.v.plain(st)
 		return
 	}
-	st.Size = f.size
+	st.Size, st.Mtim = f.size, f.hidden.show(st.Mtim)
 }
 
 // SetAttr says what to change; a nil or unset field stays as it is.
@@ -205,6 +205,9 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 			if c.Mtime != nil {
 				mt = *c.Mtime
 			}
+			if f != nil {
+				mt = f.hidden.give(mt)
+			}
 			if err := m.Utimes(a, mt); err != nil {
 				return err
 			}
@@ -249,7 +252,7 @@ func (f *file) restoreTime() error {
 	if !timed {
 		return nil
 	}
-	return f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, t)
+	return f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, f.hidden.give(t))
 }
 
 // chown changes the owner, and takes away what gave the old owner's file its power.
@@ -381,7 +384,9 @@ func (v *Vault) Fsync(n *Node, scope SyncScope) error {
 	f.mu.RLock()
 	l, bf := f.logged, f.handle()
 	f.mu.RUnlock()
-	err = v.journal.sync(l)
+	if err = v.journal.sync(l, f); err != nil { // it will not be trusted again: the next sync finds all in place, or fails too
+		err = errors.Join(err, f.outOfJournal(l))
+	}
 	if scope == SyncAll {
 		err = errors.Join(err, bf.Sync())
 	} else if !clean(bf) {

@@ -371,6 +371,17 @@ func isAt(d backing.Dir, entry string, n *Node) bool {
 // ReadDir calls f for each entry of directory n, until it returns false. Entries whose names do not open (moved here
 // by someone without the key, or damaged) are logged and left out. The node is not looked up.
 func (v *Vault) ReadDir(n *Node, f func(e DirEntry) bool) error {
+	return v.List(n, func(e DirEntry, err error) bool {
+		if err != nil {
+			v.log.Warn("stored name does not open; left out of the listing", "dir_inode", n.ino, "stored", e.Stored, "err", err)
+			return true
+		}
+		return f(e)
+	})
+}
+
+// List is ReadDir of all entries: those whose names do not open have no Name, and come with an error that is ErrCorrupt.
+func (v *Vault) List(n *Node, f func(e DirEntry, err error) bool) error {
 	d, err := v.use(n)
 	if err != nil {
 		return err
@@ -381,10 +392,9 @@ func (v *Vault) ReadDir(n *Node, f func(e DirEntry) bool) error {
 	open := func(e backing.Entry, cipher string) bool {
 		name, err := v.keys.OpenName(d.id, e.Name, cipher)
 		if err != nil {
-			v.log.Warn("stored name does not open; left out of the listing", "dir_inode", n.ino, "stored", e.Name, "err", err)
-			return true
+			err = fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
-		return f(DirEntry{Name: name, Ino: e.Ino, Kind: e.Kind, Stored: e.Name})
+		return f(DirEntry{Name: name, Ino: e.Ino, Kind: e.Kind, Stored: e.Name}, err)
 	}
 	more := true
 	err = d.h.ReadDir(func(e backing.Entry) bool {

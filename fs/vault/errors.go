@@ -3,6 +3,7 @@ package vault
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 )
 
@@ -30,10 +31,10 @@ var (
 	ErrNoKey = errors.New("vault: no data key")
 )
 
-// FileError says which stored file an error is about. Stored is the sealed name: safe to log.
+// FileError says which stored file an error is about. Stored is made of sealed names: safe to log.
 type FileError struct {
 	Op     string
-	Stored string // sealed entry name, or "" where it has none
+	Stored string // path below the vault's directory, or "" where it has none
 	Ino    uint64
 	Err    error
 }
@@ -48,6 +49,19 @@ func (n *Node) fail(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	_, entry, _ := n.loc()
-	return &FileError{Op: op, Stored: entry, Ino: n.ino, Err: err}
+	return &FileError{Op: op, Stored: n.storedPath(), Ino: n.ino, Err: err}
+}
+
+// storedPath is where n is below the vault's directory, as far as that is known.
+func (n *Node) storedPath() string {
+	path := ""
+	for range 1 << 12 {
+		dir, entry, ok := n.loc()
+		if !ok {
+			break
+		}
+		path = entry + "/" + path
+		n = dir
+	}
+	return strings.TrimSuffix(path, "/")
 }

@@ -45,6 +45,7 @@ type file struct {
 	held     bool  // opened by holdFile: stored may be from before another file object of the inode wrote
 	stored   int64 // size of the stored file when its header was read
 	excess   bool  // the stored file is longer than it should be: to be mended before it is written
+	unsure   bool  // of a file in the inline form: an index block may stand there in place of the inline block
 	unused   bool  // the key has been bound, and nothing stored has ever named it
 	broken   bool  // a bug has ended a change half way: nobody uses it before it is opened anew
 	headed   bool  // the header has been read: what follows is known
@@ -73,6 +74,8 @@ type file struct {
 	loggedHoles   logged // its last record of a chunk that is a hole in place
 	pending       map[uint64]*pendingChunk
 	pendingInline *pendingBlock
+	hidden        hiddenTime
+	replayed      bool // something that a crash left in the journal alone was put in place
 
 	gmu    sync.Mutex // guards groups, beside mu held for reading
 	groups map[uint64]*group
@@ -246,7 +249,7 @@ func (v *Vault) openFile(n *Node) (*file, error) {
 		f.bf.Close()
 		return nil, ErrStale
 	}
-	f.bf, f.stored = note(f.bf), st.Size
+	f.bf, f.stored = note(f.bf, v.age(found)), st.Size
 	return f, nil
 }
 
@@ -301,7 +304,7 @@ func (f *file) upgrade() error {
 	if f.writable { // somebody was faster
 		return bf.Close()
 	}
-	f.bf, f.before, f.writable = note(bf), f.bf, true
+	f.bf, f.before, f.writable = note(bf, f.v.age(found)), f.bf, true
 	return nil
 }
 
@@ -617,12 +620,17 @@ func (f *file) authenticate(key *envelope.FileKey, prev *previous) error {
 
 // tryMend mends what a crash left. Reading does not depend on it, so that a failure is met by the next write only.
 func (f *file) tryMend() {
-	if !f.writable || f.v.shared { // there, other hosts are to be locked out first
+	if !f.halfDone() || !f.writable || f.v.shared { // there, other hosts are to be locked out first
 		return
 	}
 	if _, err := f.mendNow(); err != nil {
 		f.v.log.Warn("cannot mend a file that a crash left half done; the next write will try again", "inode", f.n.ino, "err", err)
 	}
+}
+
+// halfDone says whether mend has something to do. f.mu is held.
+func (f *file) halfDone() bool {
+	return f.excess || f.flags&envelope.FlagCut != 0 && !f.cutDone || f.prev != nil && f.sure != f.loc && f.form != formEmpty
 }
 
 // mendNow is mend where no write has got room in the journal; done is false where there is none now. f.mu is held for writing.
@@ -653,8 +661,8 @@ func (f *file) mend() error {
 	if err := f.flush(); err != nil || !f.excess {
 		return err
 	}
-	if f.form == formInline && f.size == 0 { // what stands there may be an index block
-		return f.writeInline(nil)
+	if f.form == formInline && (f.size == 0 || f.unsure) { // what stands there may be an index block
+		return f.writeInline(append([]byte(nil), f.inline...))
 	}
 	if err := f.bf.Truncate(f.storedSize()); err != nil {
 		return err
@@ -732,6 +740,7 @@ func nonces(n int, buf []byte) []byte {
 
 // close closes the stored file and wipes the key.
 func (f *file) close() error {
+	f.showTime()
 	f.dropGroups()
 	clear(f.inline)
 	f.inline, f.pending, f.pendingInline = nil, nil, nil

@@ -10,7 +10,6 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/vault/sidecar"
-	"kmsfs/keysource"
 )
 
 // record reads the record at loc, which must be that of file id.
@@ -79,33 +78,5 @@ func sameWrapping(a, b envelope.Wrapping) bool {
 
 // unwrap returns the data key of a record, by the first of its wrappings that opens.
 func (v *Vault) unwrap(ctx context.Context, r *envelope.Record) (*envelope.FileKey, error) {
-	var errs []error
-	for _, w := range r.Wrappings {
-		if w.Kind == envelope.KindPrevious {
-			continue
-		}
-		if w.Kind != envelope.KindKeysource {
-			errs = append(errs, fmt.Errorf("%w: wrapping kind %d", envelope.ErrUnsupported, w.Kind))
-			continue
-		}
-		dk, err := v.ks.Decrypt(ctx, keysource.DecryptInput{
-			CiphertextBlob:    w.Blob,
-			EncryptionContext: envelope.FileContext(v.cfg.Volume, r.ID),
-			KeyID:             keysource.KeyRef(w.KeyARN),
-		})
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		fk, err := envelope.NewFileKey(dk.Plaintext.Bytes(), r.ID, v.geo)
-		dk.Plaintext.Wipe()
-		if err == nil {
-			err = r.Verify(fk)
-		}
-		if err == nil {
-			return fk, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, fmt.Errorf("%w: %w", ErrNoKey, errors.Join(errs...))
+	return OpenDataKey(ctx, v.ks, v.cfg.Volume, v.geo, r)
 }

@@ -47,9 +47,11 @@ type journal struct {
 	active *segment // nil: none is begun
 	epoch  uint64
 	seq    uint64
-	failed error // why the last retirement failed
-	off    bool  // no journal: shared, read-only
-	shut   bool  // nothing is begun: what was found is not in place yet, or the vault is being closed
+	failed error  // why the last retirement failed
+	tries  uint64 // counts retirements, done or failed
+	off    bool   // no journal: shared, read-only
+	ended  bool   // the vault is being closed
+	shut   bool   // nothing is begun: what was found is not in place yet, or the vault is being closed
 	buf    []byte
 	wake   chan struct{}
 	stop   chan struct{}
@@ -153,7 +155,7 @@ func (j *journal) reserve(need int64) (r room, ok bool) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.shut {
+	if j.shut || j.distrusted() {
 		return r, false
 	}
 	if !j.takes(j.active, need) {
@@ -200,12 +202,22 @@ func (j *journal) free() *segment {
 	return nil
 }
 
-// wait returns when there may be room. No lock is held.
+// distrusted says whether a sync has failed of what is not in place yet: nothing is added that would depend on it. j.mu is held.
+func (j *journal) distrusted() bool {
+	for _, s := range j.segs {
+		if s.used && s.bad != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// wait returns when there may be room, or when another attempt to make some has failed. No lock is held.
 func (j *journal) wait(need int64) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for !j.takes(j.active, need) && j.free() == nil {
-		if j.failed != nil {
+	for begun := j.tries; j.distrusted() || !j.takes(j.active, need) && j.free() == nil; {
+		if j.tries != begun && j.failed != nil {
 			return j.failed
 		}
 		j.hurry()
@@ -410,8 +422,9 @@ func (j *journal) write(s *segment, rr []envelope.JournalRecord) error {
 
 func roundPage(n int64) int64 { return (n + envelope.BlockSize - 1) &^ (envelope.BlockSize - 1) }
 
-// sync makes what stands before l.end durable, and the other file as far as it is older.
-func (j *journal) sync(l logged) error {
+// sync makes what stands before l.end durable, and the other file as far as it is older; where a sync of that one has failed,
+// only if it has something of f (nil: of any file).
+func (j *journal) sync(l logged, f *file) error {
 	if l.s == nil {
 		return nil
 	}
@@ -423,21 +436,22 @@ func (j *journal) sync(l logged) error {
 			j.mu.Unlock()
 			continue
 		}
-		f, epoch, to, end, bad := s.f, s.epoch, s.pos, s.pos, s.bad
+		bf, epoch, to, end, bad := s.f, s.epoch, s.pos, s.pos, s.bad
+		_, has := s.files[f]
 		if s == l.s {
 			end = l.end
 		}
 		done := s.durable >= end
 		j.mu.Unlock()
-		if done {
+		if done || bad != nil && s != l.s && f != nil && !has {
 			continue
 		}
 		if bad == nil {
-			bad = f.DataSync()
+			bad = bf.DataSync()
 		}
 		j.mu.Lock()
 		switch {
-		case s.epoch != epoch || s.f != f: // begun anew meanwhile
+		case s.epoch != epoch || s.f != bf: // begun anew meanwhile
 		case bad != nil:
 			s.bad = bad
 		default:
@@ -466,15 +480,21 @@ func (j *journal) checkpoint(w which) error {
 	}
 	j.running.Lock()
 	defer j.running.Unlock()
+	if j.closed() { // what is left is for the next mount
+		return nil
+	}
 	var errs []error
-	for range j.segs { // the older one first
+	for range j.segs {
 		j.mu.Lock()
 		if w == evenActive && j.active != nil && j.active.pos > envelope.JournalHeaderSize && j.free() != nil {
 			j.active = nil // what comes next begins the other one
 		}
+		if j.active != nil && j.active.bad != nil {
+			j.active = nil // nothing more goes into it
+		}
 		var s *segment
 		for _, o := range j.segs {
-			if o.used && o != j.active && (s == nil || o.epoch < s.epoch) {
+			if o.used && o != j.active && (s == nil || o.before(s)) {
 				s = o
 			}
 		}
@@ -490,9 +510,19 @@ func (j *journal) checkpoint(w which) error {
 	err := errors.Join(errs...)
 	j.mu.Lock()
 	j.failed = err
+	j.tries++
 	j.cond.Broadcast()
 	j.mu.Unlock()
 	return err
+}
+
+// before says whether s is put in place before o: the older one, but first one that is not durable, for which the other would
+// wait. j.mu is held.
+func (s *segment) before(o *segment) bool {
+	if s.bad != nil && o.bad != nil {
+		return s.epoch > o.epoch
+	}
+	return s.bad != nil || o.bad == nil && s.epoch < o.epoch
 }
 
 // retire puts in place what stands in s and frees it. j.running is held, and no lock of a file.
@@ -507,8 +537,8 @@ func (j *journal) retire(s *segment) error {
 		files = append(files, f)
 	}
 	j.mu.Unlock()
-	order := dataAnyhow
-	if j.sync(l) != nil {
+	order, lost := dataAnyhow, j.v.losses()
+	if j.sync(l, nil) != nil {
 		order = slotsFirst // the journal will not mend it
 	}
 	var errs []error
@@ -520,7 +550,7 @@ func (j *journal) retire(s *segment) error {
 	const few = 16
 	together := len(files) > few
 	if together {
-		if err := j.v.top.SyncFS(); err != nil {
+		if err := j.v.syncFS(lost); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -546,12 +576,12 @@ func (j *journal) retire(s *segment) error {
 	s.inPlace = true
 	newer := logged{}
 	for _, o := range j.segs {
-		if o != s && o.used {
+		if o != s && o.used && o.epoch > s.epoch {
 			newer = logged{s: o, epoch: o.epoch, end: o.pos}
 		}
 	}
 	j.mu.Unlock()
-	if err := j.sync(newer); err != nil {
+	if err := j.sync(newer, nil); err != nil {
 		return err
 	}
 	if err := j.empty(s); err != nil {
@@ -607,6 +637,12 @@ func (j *journal) empty(s *segment) error {
 	return f.DataSync()
 }
 
+func (j *journal) closed() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.ended
+}
+
 var errJournalClosed = errors.New("the journal is closed")
 
 // close puts everything in place and removes the journal. What cannot be put in place stays in it for the next mount.
@@ -618,7 +654,7 @@ func (j *journal) close() error {
 	err := j.checkpoint(evenActive)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.shut = true
+	j.shut, j.ended = true, true
 	for _, s := range j.segs {
 		if s.f != nil {
 			s.f.Close()

@@ -15,6 +15,7 @@ type keeper struct {
 	v *Vault
 
 	running sync.Mutex // held by run: what one run has marked is not another's
+	lost    uint64     // Vault.losses that every file was asked about, guarded by running
 
 	mu     sync.Mutex
 	dirty  map[*file]struct{} // to be settled
@@ -115,7 +116,8 @@ func (k *keeper) run() error {
 	for f := range dirty {
 		marks[f] = f.mark()
 	}
-	err := k.v.top.SyncFS()
+	lost := k.v.losses()
+	err := k.v.syncFS(lost)
 	if err != nil {
 		for f := range dirty {
 			f.again()
@@ -126,11 +128,20 @@ func (k *keeper) run() error {
 		return err
 	}
 	var errs []error
+	trusted := lost == k.lost
 	for f, mark := range marks {
+		if !trusted || lossy(f.handle()) { // another was told of what was lost, or nobody of whose
+			if e := f.handle().DataSync(); e != nil {
+				errs = append(errs, f.n.fail("settle", e))
+				f.again()
+				continue
+			}
+		}
 		if e := f.settle(mark); e != nil {
 			errs = append(errs, f.n.fail("settle", e))
 		}
 	}
+	k.lost = lost
 	k.v.files.trim(k.v, math.MaxInt)
 	if left, e := k.v.sidecar.Zero(erased, k.v.appends); e != nil {
 		errs = append(errs, e)

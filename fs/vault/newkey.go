@@ -19,33 +19,11 @@ func (v *Vault) newKey(ctx context.Context, key string) (made, error) {
 
 // newKeyOf is newKey for a file that has an id.
 func (v *Vault) newKeyOf(ctx context.Context, id envelope.FileID, key string) (made, error) {
-	cfg := v.current.Load()
-	kc := envelope.FileContext(cfg.Volume, id)
-	if key == "" {
-		key = cfg.Key
-	}
-	dk, err := v.ks.GenerateDataKey(ctx, keysource.GenerateDataKeyInput{
-		KeyID: keysource.KeyRef(key), EncryptionContext: kc, NumberOfBytes: envelope.KeySize,
-	})
+	fk, r, err := NewDataKey(ctx, v.ks, v.current.Load(), v.geo, id, key, v.now())
 	if err != nil {
 		return made{}, err
 	}
-	defer dk.Plaintext.Wipe()
-	var more []string
-	for _, w := range cfg.Wrappings[1:] {
-		if w.KeyARN != dk.KeyID { // an alias may have moved to it
-			more = append(more, w.KeyARN)
-		}
-	}
-	wrappings, err := wrapAll(ctx, v.ks, dk, kc, more)
-	if err != nil {
-		return made{}, err
-	}
-	fk, err := envelope.NewFileKey(dk.Plaintext.Bytes(), id, v.geo)
-	if err != nil {
-		return made{}, err
-	}
-	return made{bound: bound{id: id, key: fk}, record: envelope.NewRecord(fk, id, v.now().UnixNano(), wrappings)}, nil
+	return made{bound: bound{id: id, key: fk}, record: r}, nil
 }
 
 // wrapAll returns the wrapping that dk came with, and one by each of the further CMKs. The keysource moves the key from the

@@ -2,6 +2,8 @@ package vault
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 
 	"kmsfs/fs/backing"
@@ -11,9 +13,18 @@ import (
 type interrupted struct {
 	backing.File
 	during func() error
+	data   [100]byte
+	writes []string
 }
 
-func (f *interrupted) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (f *interrupted) Seek(off int64, _ int) (int64, error) { return off, nil }
+func (f *interrupted) ReadAt(p []byte, off int64) (int, error) {
+	return copy(p, f.data[min(off, 100):]), nil
+}
+func (f *interrupted) WriteAt(p []byte, off int64) (int, error) {
+	f.writes = append(f.writes, fmt.Sprintf("%d %s", off, p))
+	return copy(f.data[off:], p), nil
+}
 func (f *interrupted) DataSync() error {
 	if f.during == nil {
 		return nil
@@ -24,7 +35,7 @@ func (f *interrupted) DataSync() error {
 // TestNoting holds that a file is clean only when all that was written before a sync began is durable.
 func TestNoting(t *testing.T) {
 	f := &interrupted{}
-	bf := note(f)
+	bf := note(f, created)
 	if clean(bf) {
 		t.Error("a file that was just opened is clean")
 	}
@@ -46,8 +57,41 @@ func TestNoting(t *testing.T) {
 	if bf.DataSync(); clean(bf) || failures(bf) != 1 {
 		t.Error("a file is clean whose sync failed")
 	}
-	f.during = nil
-	if bf.DataSync(); !clean(bf) {
+	bf.WriteAt([]byte("longer"), 50)
+	if bf.DataSync(); !lossy(bf) {
+		t.Error("nothing is lost when a sync has failed twice")
+	}
+	bf.WriteAt([]byte("S"), 52)
+	f.during, f.writes = nil, nil
+	if bf.DataSync(); !clean(bf) || lossy(bf) {
 		t.Error("a file that was synced again is not clean")
+	}
+	// What was written before each of the failures, as it is now.
+	if got := fmt.Sprint(f.writes); got != "[0 y 50 loSger]" {
+		t.Errorf("written again: %s", got)
+	}
+	f.writes = nil
+	bf.WriteAt([]byte("z"), 3)
+	if bf.DataSync(); fmt.Sprint(f.writes) != "[3 z]" {
+		t.Errorf("written without need: %q", f.writes)
+	}
+}
+
+// TestSpans holds that what was written stays noted however much there is.
+func TestSpans(t *testing.T) {
+	var ss spans
+	for i := range int64(5000) {
+		ss = ss.with(span{i * 7919 % 5000 * 10, i*7919%5000*10 + 3})
+	}
+	if len(ss) > spansMost {
+		t.Fatalf("%d spans", len(ss))
+	}
+	for i := range int64(5000) {
+		if !slices.ContainsFunc(ss, func(s span) bool { return s.from <= i*10 && i*10+3 <= s.to }) {
+			t.Fatalf("%d is not noted", i*10)
+		}
+	}
+	if ss = (spans{}).with(span{0, 5}).with(span{5, 9}).with(span{3, 6}); len(ss) != 1 || ss[0] != (span{0, 9}) {
+		t.Errorf("sequential writes: %v", ss)
 	}
 }

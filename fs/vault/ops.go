@@ -198,7 +198,7 @@ func (v *Vault) create(dir *Node, name string, mode uint32, who Caller) (n *Node
 // adopt makes the node of a file that has just been made.
 func (v *Vault) adopt(bf backing.File, st *Attr, at place) *Node {
 	n := v.nodes.intern(st, at)
-	f := &file{v: v, n: n, bf: note(bf), writable: true, headed: true, opened: true, caps: capsNone}
+	f := &file{v: v, n: n, bf: note(bf, v.age(created)), writable: true, headed: true, opened: true, caps: capsNone}
 	n.mu.Lock()
 	n.opened(v)
 	n.memoKnown = false
@@ -493,7 +493,7 @@ func (v *Vault) holdFile(n *Node, d *dirState, entry string) *file {
 		}
 		f.writable = false
 	}
-	f.bf, f.stored, f.held = note(f.bf), st.Size, true
+	f.bf, f.stored, f.held = note(f.bf, v.age(found)), st.Size, true
 	if st.Ino != n.ino || !v.nodes.pin(n) {
 		f.bf.Close()
 		return nil

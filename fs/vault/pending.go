@@ -2,7 +2,6 @@ package vault
 
 import (
 	"slices"
-	"sync/atomic"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
@@ -52,14 +51,13 @@ func (f *file) logChunks(w *sealing) error {
 			Data: w.buf[at : at+int64(w.entries[i].Length)],
 		})
 	}
+	f.hideTime()
 	if err := f.v.journal.add(f, w.records...); err != nil {
+		f.showTime()
 		return err
 	}
 	if slices.ContainsFunc(w.records, func(r envelope.JournalRecord) bool { return r.Kind == envelope.JournalChunk && r.Old.IsZero() }) {
 		f.loggedHoles = f.logged
-	}
-	if f.pending == nil {
-		f.pending = map[uint64]*pendingChunk{}
 	}
 	c := f.v.geo.ChunkSize()
 	for i := range w.records {
@@ -67,7 +65,7 @@ func (f *file) logChunks(w *sealing) error {
 		p := f.pending[r.Chunk]
 		if p == nil {
 			p = &pendingChunk{fits: w.fits(r.Chunk)}
-			f.pending[r.Chunk] = p
+			f.await(r.Chunk, p)
 		} else if p.at.yes {
 			p.fits = p.entry
 		}
@@ -78,6 +76,14 @@ func (f *file) logChunks(w *sealing) error {
 	clear(w.records)
 	f.changed++
 	return f.wroteElsewhere()
+}
+
+// await makes a chunk one that is not in place yet. f.mu is held for writing.
+func (f *file) await(chunk uint64, p *pendingChunk) {
+	if f.pending == nil {
+		f.pending = map[uint64]*pendingChunk{}
+	}
+	f.pending[chunk] = p
 }
 
 // wroteElsewhere does what writing to the stored file would have done to its modification time.
@@ -95,7 +101,9 @@ func (f *file) logInline(image []byte) error {
 		return err
 	}
 	image = slices.Clone(image)
+	f.hideTime()
 	if err := f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalBlock, ID: f.id, Token: token, Block: image}); err != nil {
+		f.showTime()
 		return err
 	}
 	f.pendingInline = &pendingBlock{s: f.room.s, image: image}
@@ -114,7 +122,7 @@ func (f *file) logBlock(image, chunk0 []byte) error {
 	if err := f.v.journal.add(f, r); err != nil {
 		return err
 	}
-	return f.v.journal.sync(f.logged)
+	return f.v.journal.sync(f.logged, f)
 }
 
 // blockToken names the first block as it is in place.
@@ -128,6 +136,7 @@ func (f *file) blockToken() (token [envelope.TagSize]byte, err error) {
 func (f *file) dropPending() {
 	clear(f.pending)
 	f.pendingInline = nil
+	f.showTime()
 	if f.logged.s == nil || !f.logs() {
 		return
 	}
@@ -142,7 +151,7 @@ func (f *file) flush() error {
 		return nil
 	}
 	order := dataAnyhow
-	if f.v.journal.sync(f.logged) != nil {
+	if f.v.journal.sync(f.logged, f) != nil {
 		order = slotsFirst
 	}
 	if err := f.keepingTime(func() error { return f.putPending(nil, order) }); err != nil {
@@ -151,6 +160,17 @@ func (f *file) flush() error {
 	err := f.bf.DataSync()
 	if !f.arrived(nil, err == nil) && err == nil { // another sync had failed meanwhile
 		return f.flush()
+	}
+	return err
+}
+
+// outOfJournal puts in place, durably, what of f stands up to l in a journal that could not be made durable. f.mu is not held.
+func (f *file) outOfJournal(l logged) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.flush()
+	if err == nil && f.logged == l {
+		f.logged = logged{}
 	}
 	return err
 }
@@ -192,7 +212,7 @@ func (f *file) voidRecords() error {
 	}
 	l, err := f.v.journal.void(f.loggedHoles, f.id)
 	if err == nil {
-		err = f.v.journal.sync(l)
+		err = f.v.journal.sync(l, f)
 	}
 	if err == nil {
 		f.loggedHoles = logged{}
@@ -307,85 +327,4 @@ func (f *file) putSlots(n uint64, chunks []uint64) error {
 	f.touch(n)
 	slot := func(chunk uint64) int { return envelope.SectorOf(int(chunk % envelope.ChunksPerGroup)) }
 	return f.writeSectors(g, slot(chunks[0]), slot(chunks[len(chunks)-1]))
-}
-
-// noting is a stored file that notes whether it was written to since it was last synced.
-type noting struct {
-	backing.File
-	written atomic.Uint64 // writes done
-	synced  atomic.Uint64 // of those, known durable
-	failed  atomic.Uint64 // syncs that failed
-}
-
-// note wraps bf. What is open may hold writes of others that are not durable.
-func note(bf backing.File) backing.File {
-	n := &noting{File: bf}
-	n.written.Store(1)
-	return n
-}
-
-// WriteAt writes, as File.WriteAt. A write counts when it is done: before, nobody was told of it.
-func (n *noting) WriteAt(p []byte, off int64) (int, error) {
-	defer n.written.Add(1)
-	return n.File.WriteAt(p, off)
-}
-
-// WritevAt writes, as File.WritevAt.
-func (n *noting) WritevAt(bufs [][]byte, off int64) (int, error) {
-	defer n.written.Add(1)
-	return n.File.WritevAt(bufs, off)
-}
-
-// Truncate changes the size, as File.Truncate.
-func (n *noting) Truncate(size int64) error {
-	defer n.written.Add(1)
-	return n.File.Truncate(size)
-}
-
-// Allocate reserves or gives back space, as File.Allocate.
-func (n *noting) Allocate(mode uint32, off, length int64) error {
-	defer n.written.Add(1)
-	return n.File.Allocate(mode, off, length)
-}
-
-// DataSync makes the content durable, as File.DataSync.
-func (n *noting) DataSync() error { return n.sync(n.File.DataSync) }
-
-// Sync makes content and attributes durable, as File.Sync.
-func (n *noting) Sync() error { return n.sync(n.File.Sync) }
-
-func (n *noting) sync(sync func() error) error {
-	written := n.written.Load()
-	if err := sync(); err != nil {
-		n.failed.Add(1)
-		return err
-	}
-	for {
-		was := n.synced.Load()
-		if was >= written || n.synced.CompareAndSwap(was, written) {
-			return nil
-		}
-	}
-}
-
-// clean says whether a sync would find nothing of the content to do.
-func clean(bf backing.File) bool {
-	n, ok := bf.(*noting)
-	return ok && n.synced.Load() == n.written.Load()
-}
-
-// failures returns how many syncs of bf have failed. The kernel tells of a failure once, whoever asks.
-func failures(bf backing.File) uint64 {
-	if n, ok := bf.(*noting); ok {
-		return n.failed.Load()
-	}
-	return 0
-}
-
-// plainFile returns what note wrapped.
-func plainFile(bf backing.File) backing.File {
-	if n, ok := bf.(*noting); ok {
-		return n.File
-	}
-	return bf
 }

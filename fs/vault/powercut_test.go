@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"kmsfs/fs/backing/memfs"
@@ -24,6 +25,8 @@ type history struct {
 // Whatever was synced reads back, each chunk as it was then or as it was written since; nothing of it is refused.
 func TestPowerCut(t *testing.T) {
 	lists, stride, policies := effort(t, 2, 12, 300), effort[int64](t, 101, 43, 1), effort[uint64](t, 3, 3, 6)
+	var cuts atomic.Uint64
+	t.Cleanup(func() { t.Logf("%d cut points, %d crash states", cuts.Load(), cuts.Load()*policies) })
 	for _, chunk := range []int{4096, 65536} {
 		for seed := range lists {
 			t.Run(fmt.Sprintf("%d/%d", chunk, seed), func(t *testing.T) {
@@ -34,6 +37,7 @@ func TestPowerCut(t *testing.T) {
 					list[i] = byte(r.Uint32())
 				}
 				for at := int64(seed) % stride; cutPower(t, chunk, list, at, policies, seed%2 == 1); at += stride {
+					cuts.Add(1)
 				}
 			})
 		}

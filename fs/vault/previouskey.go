@@ -49,13 +49,14 @@ func (f *file) keepingTimes(do func() error) error {
 	if err != nil {
 		return err
 	}
+	was := f.seeTime(st)
 	err = do()
 	now, e := f.bf.Stat()
 	if e == nil && now.Mode != st.Mode {
 		e = f.bf.Chmod(st.Mode & 0o7777)
 	}
-	if e == nil && (now.Mtim != st.Mtim || now.Atim != st.Atim) {
-		e = f.bf.Utimes(st.Atim, st.Mtim)
+	if back := f.backTo(was); e == nil && (now.Mtim != back || now.Atim != st.Atim) {
+		e = f.bf.Utimes(st.Atim, back)
 	}
 	if err == nil {
 		err = e

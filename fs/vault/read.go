@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"runtime"
+	"sync/atomic"
 
 	"kmsfs/envelope"
 )
@@ -13,6 +14,18 @@ const parallelFrom = 32
 // Read reads plaintext of n from off into p, until p is full or the file ends, and returns how much it read.
 // On an error nothing of p is to be used.
 func (v *Vault) Read(ctx context.Context, n *Node, p []byte, off int64) (int, error) {
+	return v.read(ctx, n, p, off, nil)
+}
+
+// ReadLost is Read, and says how many chunks were read as holes that are none: what stands there is not what was written
+// last, and was never known to be durable. A crash leaves that, and so does damage.
+func (v *Vault) ReadLost(ctx context.Context, n *Node, p []byte, off int64) (got int, lost int64, err error) {
+	var count atomic.Int64
+	got, err = v.read(ctx, n, p, off, &count)
+	return got, count.Load(), err
+}
+
+func (v *Vault) read(ctx context.Context, n *Node, p []byte, off int64, lost *atomic.Int64) (int, error) {
 	f, err := v.acquire(n)
 	if err != nil {
 		return 0, err
@@ -22,12 +35,12 @@ func (v *Vault) Read(ctx context.Context, n *Node, p []byte, off int64) (int, er
 		return 0, err
 	}
 	defer f.leave(lockRead)
-	got, err := f.readAt(p, off)
+	got, err := f.readAt(p, off, lost)
 	return got, n.fail("read", err)
 }
 
-// readAt reads; f.mu is held, at least for reading.
-func (f *file) readAt(p []byte, off int64) (int, error) {
+// readAt reads; f.mu is held, at least for reading. lost counts what ReadLost tells; nil: nothing is counted.
+func (f *file) readAt(p []byte, off int64, lost *atomic.Int64) (int, error) {
 	if off < 0 || off >= f.size || len(p) == 0 {
 		return 0, nil
 	}
@@ -40,14 +53,14 @@ func (f *file) readAt(p []byte, off int64) (int, error) {
 		clear(p[got:])
 		return len(p), nil
 	}
-	if err := f.readGroups(p, off); err != nil {
+	if err := f.readGroups(p, off, lost); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
 // readGroups fills p with plaintext from off; all of it is before the end of file.
-func (f *file) readGroups(p []byte, off int64) error {
+func (f *file) readGroups(p []byte, off int64, lost *atomic.Int64) error {
 	geo := &f.v.geo
 	c := geo.ChunkSize()
 	first, last := uint64(off/c), uint64((off+int64(len(p))-1)/c)
@@ -97,7 +110,7 @@ func (f *file) readGroups(p []byte, off int64) error {
 		}
 		groups = append(groups, g)
 	}
-	r := reading{f: f, p: p, off: off, raw: (*buf)[:int(to-from)+envelope.TagSize], from: from, got: int64(got), groups: groups, firstGroup: firstGroup}
+	r := reading{f: f, p: p, off: off, raw: (*buf)[:int(to-from)+envelope.TagSize], from: from, got: int64(got), groups: groups, firstGroup: firstGroup, lost: lost}
 	return inParallel(first, last+1, &r)
 }
 
@@ -110,6 +123,17 @@ type reading struct {
 	from, got  int64
 	groups     []*group
 	firstGroup uint64
+	lost       *atomic.Int64 // nil: nobody asks
+}
+
+// count counts a chunk that was read as a hole, if it is none. Where nothing but zeros stands nothing was written.
+func (r *reading) count(g *group, i int, which opened, stored []byte) {
+	if r.lost == nil || which != openedHole {
+		return
+	}
+	if cur, _ := g.blk.Slot(i); !cur.IsZero() && !envelope.IsZero(stored) {
+		r.lost.Add(1)
+	}
 }
 
 // run opens the chunks [from, to).
@@ -138,10 +162,11 @@ func (r *reading) run(from, to uint64, bounds bool) error {
 		start := int64(chunk)*c - r.off // of the chunk in p
 		if start >= 0 && start+c <= int64(len(r.p)) {
 			dst := r.p[start : start+c]
-			n, _, err := r.f.openSlot(g, i, stored, dst, s)
+			n, which, err := r.f.openSlot(g, i, stored, dst, s)
 			if err != nil {
 				return err
 			}
+			r.count(g, i, which, stored)
 			clear(dst[n:])
 			continue
 		}
@@ -149,10 +174,11 @@ func (r *reading) run(from, to uint64, bounds bool) error {
 			edge = r.f.v.buffers.get(int(2*c) + 2*envelope.TagSize)
 		}
 		tmp := (*edge)[:c]
-		n, _, err := r.f.openSlot(g, i, stored, tmp, s)
+		n, which, err := r.f.openSlot(g, i, stored, tmp, s)
 		if err != nil {
 			return err
 		}
+		r.count(g, i, which, stored)
 		clear(tmp[n:])
 		if start < 0 {
 			copy(r.p, tmp[-start:])

@@ -418,6 +418,9 @@ func (w *renewal) turn() (began bool, err error) {
 			e = f.bf.DataSync()
 		}
 		f.dropGroups()
+		if e != nil { // the next use asks the disk
+			f.headed, f.opened, f.held = false, false, true
+		}
 		return e != nil, err
 	}
 	f.key, f.keyLoc, f.loc, f.prev, f.sure = w.new.key, w.new.loc, w.new.loc, w.old, w.new.loc

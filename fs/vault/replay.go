@@ -36,6 +36,12 @@ func (f *file) recover(key *envelope.FileKey) error {
 	if err == nil {
 		st, err = f.bf.Stat()
 	}
+	if err == nil && f.replayed { // the time was hidden
+		f.hidden = hiddenTime{shown: aside(st.Mtim, hiddenBy), stands: st.Mtim}
+		if !f.v.readOnly {
+			f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, f.hidden.shown) // a failure costs a second
+		}
+	}
 	if err != nil {
 		f.v.recovery.put(id, x)
 		return err
@@ -97,6 +103,7 @@ func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalReco
 		last = blocks[len(blocks)-1]
 		fallthrough
 	case !whole || envelope.BlockToken(last.Block) != there:
+		f.replayed = true
 		if _, err := f.bf.WriteAt(last.Block, 0); err != nil {
 			return err
 		}
@@ -229,6 +236,7 @@ func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.J
 	}
 	if last.New != cur {
 		prev = cur
+		f.replayed = true
 	}
 	blk.SetSlot(i, last.New, prev)
 	blk.SetUnsettled(i, envelope.Unsettled)

@@ -56,6 +56,7 @@ func (f *file) keepingTime(do func() error) error {
 	if err != nil {
 		return err
 	}
+	was := f.seeTime(st)
 	if err := do(); err != nil {
 		return err
 	}
@@ -63,10 +64,14 @@ func (f *file) keepingTime(do func() error) error {
 	if err == nil && now.Mode != st.Mode {
 		err = f.bf.Chmod(st.Mode & 0o7777)
 	}
-	if err != nil || now.Mtim == st.Mtim {
+	if err != nil {
 		return err
 	}
-	return f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, st.Mtim)
+	back := f.backTo(was)
+	if now.Mtim == back {
+		return nil
+	}
+	return f.bf.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, back)
 }
 
 func (f *file) settleLocked(mark uint64) error {

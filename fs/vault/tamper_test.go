@@ -23,6 +23,7 @@ type victim struct {
 	ks     *memoryKeys
 	stored map[string]string // by plaintext path
 	want   map[string]string // what each path reads as
+	errs   map[string]error  // and what with, where it is refused; nil: they are not kept
 }
 
 const groupStored = 64 * 4096
@@ -117,13 +118,13 @@ func (x *victim) read() map[string]string {
 	got := map[string]string{}
 	v, err := vault.Open(ctx, x.fs.Root(), x.ks, vault.Options{Access: vault.ReadOnly})
 	if err != nil {
-		x.refusal("vault", err)
+		x.refused("vault", err)
 		return nil
 	}
 	defer v.Close()
 	show := func(path string, value []byte, err error) {
 		if err != nil {
-			x.refusal(path, err)
+			x.refused(path, err)
 			got[path] = "error: " + err.Error()
 			return
 		}
@@ -155,7 +156,31 @@ func (x *victim) read() map[string]string {
 	if _, err := look(v); err != nil {
 		x.refusal("list", err)
 	}
+	show("list /d", []byte("longA is there"), listed(v, "d", longA))
 	return got
+}
+
+// listed looks for a name in the listing of a directory.
+func listed(v *vault.Vault, dir, name string) error {
+	n, err := find(v, dir)
+	if err != nil {
+		return err
+	}
+	defer v.Forget(n, 1)
+	there := false
+	if err := v.ReadDir(n, func(e vault.DirEntry) bool { there = there || e.Name == name; return true }); err != nil || there {
+		return err
+	}
+	return syscall.ENOENT
+}
+
+// refused notes that err was the answer, and checks it.
+func (x *victim) refused(path string, err error) {
+	x.t.Helper()
+	if x.errs != nil {
+		x.errs[path] = err
+	}
+	x.refusal(path, err)
 }
 
 // refusal checks that err is how damage is refused.

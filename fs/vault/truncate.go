@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 
 	"kmsfs/envelope"
@@ -90,6 +91,7 @@ func (f *file) truncate(size int64) error {
 		if f.form == formInline {
 			f.dropGroups()
 			clear(f.pending)
+			f.showTime()
 			f.changed++
 		}
 		return err
@@ -250,6 +252,11 @@ func (f *file) cutTail(old int64) error {
 
 // shortenChunk seals the first n bytes of a chunk anew, and does not return before that is durable, or the journal is.
 func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
+	if f.pending[chunk] != nil { // of an earlier try
+		if err := f.flush(); err != nil {
+			return err
+		}
+	}
 	c := int(f.v.geo.ChunkSize())
 	buf := f.v.buffers.get(2*c + 2*envelope.TagSize)
 	defer f.v.buffers.put(buf)
@@ -291,7 +298,7 @@ func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
 		}
 	}
 	if logs {
-		if err := f.v.journal.sync(f.logged); err != nil {
+		if err := f.v.journal.sync(f.logged, f); err != nil {
 			return err
 		}
 	}
@@ -312,8 +319,11 @@ func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
 	if err == nil {
 		_, err = f.bf.WriteAt(out[:n], f.v.geo.ChunkOffset(chunk))
 	}
-	if err == nil && !logs {
+	switch {
+	case err == nil && !logs:
 		err = f.bf.DataSync()
+	case err != nil && logs: // it may be torn: until it is in place it is in the journal and in memory alone
+		f.await(chunk, &pendingChunk{s: f.room.s, entry: e, fits: cur, data: slices.Clone(out[:n])})
 	}
 	if err != nil {
 		f.forgetGroup(g.n)

@@ -117,6 +117,8 @@ type Vault struct {
 	renew   func() // see Options.Renew
 
 	top     backing.Dir // the vault directory
+	syncing sync.Mutex  // held by syncFS
+	lossy   atomic.Uint64
 	ctlDir  backing.Dir
 	sidecar *sidecar.Sidecar
 	tmpDir  backing.Dir
@@ -238,7 +240,7 @@ func Create(ctx context.Context, top backing.Dir, ks keysource.Keysource, c Crea
 func WriteConfig(ctl backing.Dir, b []byte) error { return writeAside(ctl, configAside, configName, b) }
 
 // writeAside makes b the content of name in dir: written and synced as aside, renamed, and the rename synced. What it
-// replaces keeps its owner.
+// replaces keeps its owner; what is new gets that of dir.
 func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 	if err := dir.Unlink(aside); err != nil && !errors.Is(err, syscall.ENOENT) {
 		return err
@@ -248,7 +250,11 @@ func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 		return err
 	}
 	_, err = f.WriteAt(b, 0)
-	if old, e := dir.StatAt(name); err == nil && e == nil && (old.UID != uint32(os.Geteuid()) || old.GID != uint32(os.Getegid())) {
+	old, e := dir.StatAt(name)
+	if errors.Is(e, syscall.ENOENT) {
+		old, e = dir.Stat()
+	}
+	if err == nil && e == nil && (old.UID != uint32(os.Geteuid()) || old.GID != uint32(os.Getegid())) {
 		if err = f.Chown(old.UID, old.GID); errors.Is(err, syscall.EPERM) && old.UID == uint32(os.Geteuid()) {
 			err = nil // the group may differ, the owner could not use it any more
 		}
@@ -349,11 +355,11 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	if err = v.takeLock(); err != nil {
 		return nil, err
 	}
-	if v.keys, err = v.openVolumeKey(ctx); err != nil {
+	if v.keys, err = OpenVolumeKey(ctx, v.ks, v.cfg); err != nil {
 		return nil, err
 	}
-	if v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if err = v.openSidecar(); err != nil {
+		return nil, err
 	}
 	if v.tmpDir, err = v.ctlDir.OpenDir(tmpName); err != nil {
 		if !v.readOnly && errors.Is(err, syscall.ENOENT) { // a copy may lack an empty directory
@@ -406,45 +412,75 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	return v, nil
 }
 
-// takeLock makes sure that an exclusive mount is alone.
-func (v *Vault) takeLock() (err error) {
-	if v.readOnly {
-		return nil
+// openSidecar opens the key tables. A copy may lack the directory of them, as where files without a data key alone were
+// restored.
+func (v *Vault) openSidecar() (err error) {
+	v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume)
+	if errors.Is(err, syscall.ENOENT) {
+		v.log.Warn(".kmsfs/keys is missing: no file that has a data key opens; kmsfs keys import puts it right")
+		if v.readOnly {
+			v.sidecar, err = sidecar.Empty(v.ctlDir, v.cfg.Volume), nil
+		} else if err = v.ctlDir.Mkdir(keysName, 0o700); err == nil {
+			v.sidecar, err = sidecar.Open(v.ctlDir, v.cfg.Volume)
+		}
 	}
-	mode := backing.LockExclusive
-	if v.shared {
-		mode = backing.LockShared
-	}
-	v.lock, err = v.ctlDir.Lock(lockName, mode)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return ErrLocked
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return err
 }
 
-// openVolumeKey unwraps the volume key and verifies the config with it.
-func (v *Vault) openVolumeKey(ctx context.Context) (*envelope.VolumeKeys, error) {
-	var errs []error
-	for _, w := range v.cfg.Wrappings {
-		dk, err := v.ks.Decrypt(ctx, keysource.DecryptInput{
-			CiphertextBlob: w.Blob, EncryptionContext: envelope.VolumeContext(v.cfg.Volume), KeyID: keysource.KeyRef(w.KeyARN),
-		})
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		vk, err := envelope.NewVolumeKeys(dk.Plaintext.Bytes())
-		dk.Plaintext.Wipe()
-		if err == nil {
-			if err = v.cfg.Verify(vk); err == nil {
-				return vk, nil
-			}
-			vk.Wipe()
-		}
-		errs = append(errs, err)
+// Lock keeps everybody from opening the vault in top for writing until the answer is closed. ErrLocked where somebody has it
+// open for that.
+func Lock(top backing.Dir) (io.Closer, error) {
+	ctl, err := top.OpenDir(envelope.ControlDir)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil, ErrNotVault
 	}
-	return nil, fmt.Errorf("volume key: %w", errors.Join(errs...))
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	f, err := LockAlone(ctl)
+	if errors.Is(err, syscall.ENOENT) { // on read-only media, and never mounted before: nobody can write to it
+		return io.NopCloser(nil), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
+
+// takeLock makes sure that an exclusive mount is alone. On read-only media it fails with EROFS, though there may be a lock to take:
+// else the first write would find out.
+func (v *Vault) takeLock() (err error) {
+	if v.readOnly {
+		return nil
+	}
+	f, err := v.ctlDir.Open(lockName, syscall.O_RDWR|syscall.O_CREAT, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	mode := backing.LockExclusive
+	if v.shared {
+		mode = backing.LockShared
+	}
+	v.lock, err = lock(v.ctlDir, mode)
+	return err
+}
+
+func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
+	f, err := ctl.Lock(lockName, mode)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, ErrLocked
+	}
+	return f, err
+}
+
+// LockAlone takes the lock of the vault whose directory .kmsfs is ctl as an exclusive mount does; closing what it returns
+// lets go of it. ErrLocked where a mount that may write has it.
+func LockAlone(ctl backing.Dir) (backing.File, error) { return lock(ctl, backing.LockExclusive) }
 
 // cleanTmp removes what a mount that died left behind in .kmsfs/tmp. Where other hosts work on the vault, only what is old.
 func (v *Vault) cleanTmp(old []string) {
@@ -486,6 +522,27 @@ func (v *Vault) Flush() error {
 	v.reaper.drain() // what was held to be settled only
 	return errors.Join(err, v.keeper.run())
 }
+
+// losses counts the failures of syncfs(2). Of each the kernel tells once, and not in which file: whoever has seen another
+// number asks each file that matters.
+func (v *Vault) losses() uint64 { return v.lossy.Load() }
+
+// syncFS makes the whole file system durable; since is what losses was before what is to be durable was written.
+func (v *Vault) syncFS(since uint64) error {
+	v.syncing.Lock()
+	defer v.syncing.Unlock()
+	if err := v.top.SyncFS(); err != nil {
+		v.lossy.Add(1)
+		return err
+	}
+	if v.losses() != since {
+		return errLossy
+	}
+	return nil
+}
+
+// errLossy: what was written may be among what another sync has failed for.
+var errLossy = fmt.Errorf("a sync failed meanwhile: %w", syscall.EIO)
 
 // Close makes everything durable, erases the keys that were never used, and closes the vault. No other call may be
 // under way or follow. The keysource is not closed.

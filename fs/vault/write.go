@@ -44,6 +44,33 @@ func (v *Vault) Write(ctx context.Context, n *Node, p []byte, off int64, priv Pr
 	return len(p), nil
 }
 
+// Append is Write at the end of the file, wherever that is by then: what other hosts append meanwhile is before p or
+// behind it. More than 1 MiB may be torn by them.
+func (v *Vault) Append(ctx context.Context, n *Node, p []byte, priv Privileges) (int, error) {
+	if v.readOnly {
+		return 0, ErrReadOnly
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	f, err := v.acquire(n)
+	if err != nil {
+		return 0, err
+	}
+	defer f.release()
+	for done := 0; done < len(p); {
+		part := p[done:min(len(p), done+writeMost)]
+		if err := f.write(ctx, part, atEnd, priv); err != nil {
+			return 0, err
+		}
+		done += len(part)
+	}
+	return len(p), nil
+}
+
+// atEnd is the offset of what is appended.
+const atEnd = -1
+
 // writeMost is what is written while a file is held; it bounds the buffers.
 const writeMost = 1 << 20
 
@@ -53,10 +80,18 @@ func (f *file) write(ctx context.Context, p []byte, off int64, priv Privileges) 
 		return err
 	}
 	defer f.leaveWrite()
+	if off == atEnd {
+		if off = f.size; off > f.v.maxSize-int64(len(p)) {
+			return ErrTooBig
+		}
+	}
 	err := f.privileged(priv, func() error { return f.writeAt(p, off) })
 	if errors.Is(err, syscall.ENOSPC) && f.logs() { // what is overwritten needs no space in its place
 		f.room = f.room.giveBack()
 		if err = f.flush(); err == nil {
+			err = f.mend() // of what the first try has left
+		}
+		if err == nil {
 			err = f.privileged(priv, func() error { return f.writeAt(p, off) })
 		}
 	}
@@ -148,7 +183,7 @@ func (f *file) writeInline(plain []byte) error {
 func (f *file) setInline(flags envelope.Flags, plain []byte) {
 	f.form, f.flags, f.floor, f.size = formInline, flags, int64(len(plain)), int64(len(plain))
 	clear(f.inline)
-	f.inline = plain
+	f.inline, f.unsure = plain, false
 }
 
 // restoreInline puts the last content back after a write that failed half way (a full disk).
@@ -166,10 +201,12 @@ func (f *file) restoreInline(gk *envelope.GroupKey) {
 	copy(nonce[:], nonces(1, nil))
 	h := f.header()
 	n := envelope.SealInline(f.key, gk, h, f.inline, &nonce, blk[:], s)
-	if _, err := f.bf.WriteAt(blk[:n], 0); err != nil {
-		f.v.log.Error("cannot restore a small file after a failed write", "inode", f.n.ino, "err", err)
+	if _, err := f.bf.WriteAt(blk[:n], 0); err != nil { // an index block that may be there has the content too, in what stands behind it
+		f.v.log.Error("cannot restore a small file after a failed write; it will be tried again", "inode", f.n.ino, "err", err)
+		f.excess, f.unsure = true, true
+		return
 	}
-	f.excess = f.bf.Truncate(int64(n)) != nil
+	f.excess, f.unsure = f.bf.Truncate(int64(n)) != nil, false
 }
 
 // grow turns an empty or inline file into groups. The content goes into chunk 0 first; until the index block replaces
@@ -179,9 +216,12 @@ func (f *file) grow() error {
 		return err
 	}
 	old, oldForm, oldFlags, oldFloor := f.inline, f.form, f.flags, f.floor
-	undo := func(err error) error {
+	back := func() {
 		f.dropGroups()
 		f.form, f.inline, f.flags, f.floor, f.size = oldForm, old, oldFlags, oldFloor, int64(len(old))
+	}
+	undo := func(err error) error {
+		back()
 		f.excess = f.bf.Truncate(f.storedSize()) != nil
 		return err
 	}
@@ -216,7 +256,7 @@ func (f *file) grow() error {
 			return undo(err)
 		}
 		if err := f.writeGroup(g); err != nil {
-			err = undo(err)
+			back()
 			f.restoreInline(gk) // the block may be there all the same
 			return err
 		}
@@ -228,7 +268,7 @@ func (f *file) grow() error {
 			return undo(err)
 		}
 		if err := f.writeGroup(g); err != nil {
-			err = undo(err)
+			back()
 			f.restoreInline(gk)
 			return err
 		}

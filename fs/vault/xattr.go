@@ -387,3 +387,45 @@ func (v *Vault) KeyInfo(n *Node) (*envelope.Record, error) {
 	}
 	return v.record(is.loc, is.id)
 }
+
+// DamagedXattrs returns the stored names of those of n's extended attributes that do not open. What of them stands in the
+// backing file system as it is is not looked at.
+func (v *Vault) DamagedXattrs(n *Node) ([]string, error) {
+	var id [16]byte
+	known := false
+	var bad []string
+	var stored []string
+	err := v.withMeta(n, func(m backing.Meta) (err error) {
+		stored, err = listXattr(m)
+		return err
+	})
+	for _, s := range stored {
+		if err != nil {
+			break
+		}
+		if !strings.HasPrefix(s, envelope.XattrPrefix) {
+			continue
+		}
+		if !known {
+			if id, _, err = v.owner(n); err != nil {
+				break
+			}
+			known = true
+		}
+		var b []byte
+		e := v.withMeta(n, func(m backing.Meta) (err error) {
+			b, err = readXattr(m, s)
+			return err
+		})
+		if errors.Is(e, syscall.ENODATA) {
+			continue
+		}
+		if err = e; err != nil {
+			break
+		}
+		if name, _, e := v.keys.OpenXattr(id, b); e != nil || v.keys.XattrName(id, name) != s {
+			bad = append(bad, s)
+		}
+	}
+	return bad, n.fail("listxattr", err)
+}

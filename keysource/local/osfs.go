@@ -85,10 +85,17 @@ func (osFS) SyncDir(name string) error {
 		return err
 	}
 	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EROFS) {
+	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EROFS) && !readOnlyMedia(d) {
 		return err
 	}
 	return nil
+}
+
+// readOnlyMedia tells that what is on the file system of f cannot change. A FUSE file system without fsync, as restic's, may say
+// EIO there.
+func readOnlyMedia(f *os.File) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &st) == nil && st.Flags&unix.ST_RDONLY != 0
 }
 
 // TryLock implements fileSystem with flock(2), which the kernel lets go when the process dies.

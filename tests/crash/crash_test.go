@@ -71,6 +71,9 @@ type run struct {
 	m      *lab.Mount
 	ledger *ledger
 	still  posix.Tree // files that nobody writes
+
+	meanwhile func(t *testing.T) // is called while the workers write; nil: they write for a moment
+	unmounted func(t *testing.T) // is called when the daemon was killed; may be nil
 }
 
 const stillDir = "still"
@@ -110,6 +113,9 @@ func (r *run) round(t *testing.T, round int) {
 		children, outputs = append(children, c), append(outputs, out)
 	}
 	time.Sleep(20*time.Millisecond + rand.N(500*time.Millisecond))
+	if r.meanwhile != nil {
+		r.meanwhile(t)
+	}
 	for id := range workers {
 		if err := os.WriteFile(journal(journals, id)+killedMark, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -125,6 +131,9 @@ func (r *run) round(t *testing.T, round int) {
 		if err := r.ledger.read(journal(journals, id)); err != nil {
 			t.Errorf("worker %d: %v", id, err)
 		}
+	}
+	if r.unmounted != nil {
+		r.unmounted(t)
 	}
 	if err := r.m.Start(); err != nil {
 		t.Fatalf("mounting again: %v", err)

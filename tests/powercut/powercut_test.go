@@ -19,7 +19,7 @@ import (
 	"kmsfs/tests/internal/lab"
 )
 
-// TestPowerCut cuts the power KMSFS_TEST_CUTS times (40) on each file system. A long run:
+// TestPowerCut cuts the power KMSFS_TEST_CUTS times (70) on each file system. A long run:
 //
 //	KMSFS_TEST_CUTS=1000 go test -timeout 0 ./tests/powercut
 //
@@ -28,7 +28,7 @@ func TestPowerCut(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.Need(t, "losetup")
 	lab.NeedFUSE(t, 0)
-	cuts := 40
+	cuts := 70
 	if testing.Short() {
 		cuts = 8
 	}

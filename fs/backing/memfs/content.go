@@ -23,6 +23,7 @@ type content struct {
 	pages   map[int64]*page
 	old     map[int64][]*page // since the last sync, the durable one first; nil is a hole
 	alloc   map[int64]bool    // holes with room set aside by fallocate
+	lost    map[int64]bool    // not durable, and no sync will make them so: see LoseWrites
 }
 
 // put makes p (nil: a hole) page i.
@@ -31,6 +32,7 @@ func (c *content) put(i int64, p *page) {
 		c.pages, c.old = map[int64]*page{}, map[int64][]*page{}
 	}
 	c.old[i] = remember(c.old[i], c.pages[i])
+	delete(c.lost, i)
 	if p == nil {
 		delete(c.pages, i)
 		return
@@ -49,7 +51,11 @@ func (c *content) resize(size int64) {
 // synced makes the present state the durable one.
 func (c *content) synced() {
 	c.sizeOld = nil
-	clear(c.old)
+	for i := range c.old {
+		if !c.lost[i] {
+			delete(c.old, i)
+		}
+	}
 }
 
 func (c *content) blocks() int64 {

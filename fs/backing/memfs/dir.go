@@ -130,7 +130,7 @@ func (d *dir) open(name string, flags int, mode uint32) (*file, error) {
 		in.dropCapability()
 		d.fs.touch(in, true)
 	}
-	return &file{handle{fs: d.fs, in: in}, flags}, nil
+	return &file{handle{fs: d.fs, in: in, told: in.failed.since()}, flags}, nil
 }
 
 func (d *dir) Tmpfile(mode uint32) (backing.File, error) {
@@ -143,7 +143,7 @@ func (d *dir) Tmpfile(mode uint32) (backing.File, error) {
 	}
 	in := d.fresh(unix.S_IFREG | mode&0o7777)
 	in.linkable = true
-	return &file{handle{fs: d.fs, in: in}, unix.O_RDWR}, nil
+	return &file{handle{fs: d.fs, in: in, told: in.failed.since()}, unix.O_RDWR}, nil
 }
 
 func (d *dir) OpenDir(name string) (backing.Dir, error) {
@@ -155,7 +155,7 @@ func (d *dir) OpenDir(name string) (backing.Dir, error) {
 	if !in.isDir() {
 		return nil, unix.ENOTDIR
 	}
-	return &dir{handle{fs: d.fs, in: in}}, nil
+	return &dir{handle{fs: d.fs, in: in, told: d.fs.failed.since()}}, nil
 }
 
 func (d *dir) Dup() (backing.Dir, error) {
@@ -163,7 +163,7 @@ func (d *dir) Dup() (backing.Dir, error) {
 		return nil, err
 	}
 	defer d.fs.mu.Unlock()
-	return &dir{handle{fs: d.fs, in: d.in}}, nil
+	return &dir{handle{fs: d.fs, in: d.in, told: d.fs.failed.since()}}, nil
 }
 
 // ReadDir gives the entries as they were when it began, by name.
@@ -217,5 +217,5 @@ func (d *dir) SyncFS() error {
 	}
 	defer d.fs.mu.Unlock()
 	d.fs.syncAll()
-	return nil
+	return d.fs.failed.tell(&d.told)
 }

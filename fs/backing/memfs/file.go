@@ -198,7 +198,7 @@ func (f *file) Sync() error {
 	}
 	defer f.fs.mu.Unlock()
 	f.fs.syncInode(f.in)
-	return nil
+	return f.in.failed.tell(&f.told)
 }
 
 func (f *file) DataSync() error {
@@ -207,7 +207,7 @@ func (f *file) DataSync() error {
 	}
 	defer f.fs.mu.Unlock()
 	f.in.data.synced()
-	return nil
+	return f.in.failed.tell(&f.told)
 }
 
 func (f *file) WillNeed(off, n int64) {}

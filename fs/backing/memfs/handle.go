@@ -11,6 +11,7 @@ type handle struct {
 	fs     *FS
 	in     *inode
 	closed bool
+	told   int // of the write errors of a file, or of the FS
 }
 
 // lock takes fs.mu, or fails without it where the handle is closed.

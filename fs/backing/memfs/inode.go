@@ -41,6 +41,8 @@ type inode struct {
 	parent  *inode
 	dead    bool // removed
 
+	failed writeErrors // of the content
+
 	flock, ranges locks // of Dir.Lock and of File.LockWait; Linux keeps the two apart
 }
 

@@ -14,7 +14,7 @@ func (fs *FS) Kill() *FS {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	n := New(Config{Now: fs.now})
-	n.lastIno = fs.lastIno
+	n.lastIno, n.failed = fs.lastIno, fs.failed
 	c := copier{}
 	n.root = c.inode(fs.root)
 	for _, op := range fs.log {
@@ -51,7 +51,9 @@ func (c copier) inode(in *inode) *inode {
 		data: content{
 			size: in.data.size, sizeOld: slices.Clone(in.data.sizeOld),
 			pages: maps.Clone(in.data.pages), old: map[int64][]*page{}, alloc: maps.Clone(in.data.alloc),
+			lost: maps.Clone(in.data.lost),
 		},
+		failed: in.failed,
 	}
 	c[in] = to
 	for i, versions := range in.data.old {

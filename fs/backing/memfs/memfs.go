@@ -60,7 +60,8 @@ type FS struct {
 	now     func() time.Time
 	root    *inode
 	lastIno uint64
-	log     []*nameOp  // names changed since base
+	log     []*nameOp // names changed since base
+	failed  writeErrors
 	freed   *sync.Cond // a lock was let go of, or fs crashed
 }
 
@@ -78,7 +79,11 @@ func New(c Config) *FS {
 }
 
 // Root opens the root directory.
-func (fs *FS) Root() backing.Dir { return faults.Wrap(&dir{handle{fs: fs, in: fs.root}}, fs.before) }
+func (fs *FS) Root() backing.Dir {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return faults.Wrap(&dir{handle{fs: fs, in: fs.root, told: fs.failed.since()}}, fs.before)
+}
 
 // Ops returns how many operations there were of those that change something (faults.Op.Changes), also failed ones.
 func (fs *FS) Ops() int64 { return fs.ops.Load() }

@@ -108,6 +108,37 @@ func TestGNUTar(t *testing.T) {
 	}
 }
 
+// A file of more than 8 GiB, which the fields of the first tar had no room for.
+func TestHuge(t *testing.T) {
+	program := gnuTar(t)
+	v := treetest.Vault(t)
+	f, err := v.Open("huge", unix.O_RDWR|unix.O_CREAT, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.WriteAt([]byte("end"), 9<<30)
+	f.Close()
+	b := export(t, v, "")
+	if len(b) > 64<<10 {
+		t.Fatalf("%d bytes", len(b))
+	}
+	d, path := treetest.Plain(t)
+	x := exec.Command(program, "-C", path, "-xf", "-")
+	x.Stdin = bytes.NewReader(b)
+	if out, err := x.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	g, st, err := d.OpenStat("huge", unix.O_RDONLY, 0)
+	if err != nil || st.Size != 9<<30+3 {
+		t.Fatal(st.Size, err)
+	}
+	defer g.Close()
+	got := make([]byte, 3)
+	if _, err := g.ReadAt(got, 9<<30); err != nil || string(got) != "end" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
 // Nothing gets out of the tree, and what is refused is told of while the rest arrives.
 func TestHostile(t *testing.T) {
 	outside := t.TempDir()

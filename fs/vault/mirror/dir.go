@@ -9,15 +9,16 @@ import (
 
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault/tree"
+	"kmsfs/fs/vault/walk"
 )
 
 // batch is how many names of a directory are one task.
 const batch = 64
 
 // dir looks at a directory on both sides. p is in use, for it.
-func (r *run) dir(p *pair) {
+func (r *run) dir(q *walk.Queue[task], p *pair) {
 	defer r.put(p)
-	if r.queue.over() {
+	if r.over() {
 		return
 	}
 	if err := r.open(p); err != nil {
@@ -39,13 +40,13 @@ func (r *run) dir(p *pair) {
 	r.extras(p, names, have)
 	for part := range slices.Chunk(names, batch) {
 		p.use()
-		r.queue.put(func() {
+		q.Put(func(q *walk.Queue[task]) {
 			defer r.put(p)
 			for _, name := range part {
-				if r.queue.over() {
+				if r.over() {
 					return
 				}
-				if err := r.object(p, name); err != nil && !errors.Is(err, errGone) {
+				if err := r.object(q, p, name); err != nil && !errors.Is(err, errGone) {
 					r.trouble(tree.Join(p.path, name), err)
 				}
 			}
@@ -78,7 +79,7 @@ func (r *run) extras(p *pair, names, have []string) {
 		_, found := slices.BinarySearch(names, name)
 		st, err := p.dst.StatAt(name)
 		switch {
-		case found, err != nil, r.queue.over():
+		case found, err != nil, r.over():
 			continue
 		case tree.IsTemp(name): // left over by a run that was killed
 		case r.o.Extras == Keep, r.o.Ignore.Match(path, tree.IsDir(&st)), p.path == "" && name == "lost+found":
@@ -129,7 +130,7 @@ func (r *run) remove(d backing.Dir, name, path string, st *backing.Stat) error {
 var errGone = errors.New("removed meanwhile")
 
 // object brings one object up to date.
-func (r *run) object(p *pair, name string) error {
+func (r *run) object(q *walk.Queue[task], p *pair, name string) error {
 	path := tree.Join(p.path, name)
 	st, err := p.src.StatAt(name)
 	if errors.Is(err, syscall.ENOENT) {
@@ -149,7 +150,7 @@ func (r *run) object(p *pair, name string) error {
 	}
 	switch {
 	case kind == unix.S_IFDIR:
-		return r.subdir(p, name, path, &st, old)
+		return r.subdir(q, p, name, path, &st, old)
 	case st.Nlink > 1 && kind == unix.S_IFREG:
 		r.mu.Lock()
 		at := [2]uint64{st.Dev, st.Ino}
@@ -184,7 +185,7 @@ func (r *run) clear(p *pair, name, path string, kind uint32) (*backing.Stat, err
 }
 
 // subdir makes a directory where it is missing, and has it looked at.
-func (r *run) subdir(p *pair, name, path string, st, old *backing.Stat) error {
+func (r *run) subdir(q *walk.Queue[task], p *pair, name, path string, st, old *backing.Stat) error {
 	sub := &pair{up: p, name: name, path: path, users: 1}
 	if old == nil {
 		if r.tell(Make, path) {
@@ -199,6 +200,6 @@ func (r *run) subdir(p *pair, name, path string, st, old *backing.Stat) error {
 		}
 	}
 	p.use()
-	r.queue.put(func() { r.dir(sub) })
+	q.Put(func(q *walk.Queue[task]) { r.dir(q, sub) })
 	return nil
 }

@@ -202,7 +202,7 @@ func (r *run) hardLinks(src, dst backing.Dir) {
 	})
 	touched := map[string]bool{}
 	for _, g := range groups {
-		if r.ctx.Err() != nil || r.queue.over() {
+		if r.ctx.Err() != nil || r.over() {
 			return
 		}
 		if err := r.hardLink(src, dst, g, touched); err != nil && !errors.Is(err, errGone) {

@@ -16,6 +16,7 @@ import (
 
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault/tree"
+	"kmsfs/fs/vault/walk"
 )
 
 // ErrIncomplete is returned where some objects could not be made or removed, each of which was told of.
@@ -114,8 +115,6 @@ func Run(ctx context.Context, src, dst backing.Dir, o Options) (Result, error) {
 	}
 	r := newRun(ctx, o)
 	r.dev = st.Dev
-	stop := context.AfterFunc(ctx, r.queue.end)
-	defer stop()
 	s, err := src.Dup()
 	if err != nil {
 		return Result{}, err
@@ -126,13 +125,11 @@ func Run(ctx context.Context, src, dst backing.Dir, o Options) (Result, error) {
 		return Result{}, err
 	}
 	root := &pair{src: s, dst: d, users: 1}
-	r.queue.put(func() { r.dir(root) })
-	var wg sync.WaitGroup
-	for range o.Parallel {
-		wg.Go(r.queue.work)
-	}
-	wg.Wait()
-	if err := context.Cause(ctx); err == nil && r.stop() == nil {
+	// All tasks are taken, also when it is over: they give up what they hold.
+	err = walk.Run(context.WithoutCancel(ctx), o.Parallel, []task{func(q *walk.Queue[task]) { r.dir(q, root) }}, func(q *walk.Queue[task]) (func(task) error, func()) {
+		return func(t task) error { t(q); return nil }, nil
+	})
+	if err == nil && !r.over() {
 		r.hardLinks(src, dst)
 	}
 	return r.result()
@@ -161,7 +158,6 @@ func Object(ctx context.Context, src tree.At, dst backing.Dir, name string, o Op
 func newRun(ctx context.Context, o Options) *run {
 	r := &run{ctx: ctx, o: o, links: map[[2]uint64][]linked{}}
 	r.copier.Progress = func(n int64) { r.bytes.Add(n); r.progress(n) }
-	r.queue.cond = sync.NewCond(&r.queue.mu)
 	return r
 }
 
@@ -171,7 +167,6 @@ type run struct {
 	o      Options
 	dev    uint64 // of the source
 	copier tree.Copier
-	queue  queue
 
 	objects, made, changed, attrs, removed, bytes, written, left atomic.Int64
 
@@ -194,6 +189,12 @@ func (r *run) result() (Result, error) {
 	return res, nil
 }
 
+// task is a part of the work.
+type task func(q *walk.Queue[task])
+
+// over says whether nothing more is to be done.
+func (r *run) over() bool { return r.ctx.Err() != nil || r.stop() != nil }
+
 func (r *run) stop() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -211,7 +212,6 @@ func (r *run) trouble(path string, err error) {
 			r.first = fmt.Errorf("%s: %w", path, err)
 		}
 		r.mu.Unlock()
-		r.queue.end()
 		return
 	}
 	r.left.Add(1)
@@ -317,55 +317,4 @@ func (r *run) finishDir(p *pair) error {
 // sameAttrs compares what is copied of attributes.
 func sameAttrs(a, b *backing.Stat) bool {
 	return a.Mode == b.Mode && a.Mtim == b.Mtim && (!tree.Owners() || a.UID == b.UID && a.GID == b.GID)
-}
-
-// queue is what is to be done; the last that was found comes first, which keeps it short.
-type queue struct {
-	mu    sync.Mutex
-	cond  *sync.Cond
-	tasks []func()
-	busy  int
-	ended bool
-}
-
-func (q *queue) put(f func()) {
-	q.mu.Lock()
-	q.tasks = append(q.tasks, f)
-	q.mu.Unlock()
-	q.cond.Signal()
-}
-
-// work does tasks until there are none and none can come.
-func (q *queue) work() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for {
-		for len(q.tasks) == 0 && q.busy > 0 {
-			q.cond.Wait()
-		}
-		if len(q.tasks) == 0 {
-			q.cond.Broadcast()
-			return
-		}
-		f := q.tasks[len(q.tasks)-1]
-		q.tasks = q.tasks[:len(q.tasks)-1]
-		q.busy++
-		q.mu.Unlock()
-		f()
-		q.mu.Lock()
-		q.busy--
-	}
-}
-
-// end has tasks find out that they are not to be done: they give up what they hold.
-func (q *queue) end() {
-	q.mu.Lock()
-	q.ended = true
-	q.mu.Unlock()
-}
-
-func (q *queue) over() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.ended
 }

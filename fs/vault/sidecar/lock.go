@@ -74,7 +74,7 @@ func (s *Sidecar) openLock() (backing.File, error) {
 
 // own gives f the owner of like, where it differs. Where this process may not, the group is let differ, and the owner is
 // not: he could not use f any more.
-func own(f backing.File, like backing.Stat) error {
+func own(f backing.Meta, like backing.Stat) error {
 	st, err := f.Stat()
 	if err != nil || st.UID == like.UID && st.GID == like.GID {
 		return err

@@ -63,32 +63,42 @@ func (s *Sidecar) replace(id uint64, changes []Change) (left []uint32, err error
 	if len(still) == 0 {
 		return left, nil
 	}
-	grown := z
-	for _, c := range still {
+	return left, s.rewrite(old, h, still)
+}
+
+// rewrite puts a table with the changes in the place of old, which has header h and is nil where there is none: written
+// aside, synced, renamed.
+func (s *Sidecar) rewrite(old backing.File, h envelope.TableHeader, changes []Change) error {
+	z := int(h.SlotSize)
+	for _, c := range changes {
 		need, err := envelope.SlotSizeFor(c.Record.MarshaledSize())
 		if err != nil {
-			return nil, err
+			return err
 		}
-		grown = max(grown, need)
+		h.SlotSize = max(h.SlotSize, uint32(need))
 	}
-	name := envelope.TableName(id) + aside
+	name := envelope.TableName(h.ID) + aside
 	if err := s.keys.Unlink(name); err != nil && !errors.Is(err, syscall.ENOENT) {
-		return nil, err
+		return err
 	}
-	st, err := old.Stat()
+	like, err := s.keys.Stat()
+	mode := uint32(0o600)
+	if old != nil && err == nil {
+		like, err = old.Stat()
+		mode = like.Mode & 0o777
+	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	f, err := s.keys.Open(name, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL, st.Mode&0o777)
+	f, err := s.keys.Open(name, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL, mode)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	h.SlotSize = uint32(grown)
-	if err = own(f, st); err == nil {
-		err = f.Chmod(st.Mode & 0o777) // whatever the umask
+	if err = own(f, like); err == nil {
+		err = f.Chmod(mode) // whatever the umask
 	}
 	if err == nil {
-		if err = copyTable(f, old, h, z, still); err == nil {
+		if err = copyTable(f, old, h, z, changes); err == nil {
 			err = f.Sync()
 		}
 	}
@@ -96,14 +106,14 @@ func (s *Sidecar) replace(id uint64, changes []Change) (left []uint32, err error
 		err = e
 	}
 	if err == nil {
-		err = s.keys.Rename(name, s.keys, envelope.TableName(id), 0)
+		err = s.keys.Rename(name, s.keys, envelope.TableName(h.ID), 0)
 	}
 	if err != nil {
 		s.keys.Unlink(name) // may stay behind: it means nothing
-		return nil, err
+		return err
 	}
-	s.drop(id, nil)
-	return left, s.keys.Sync()
+	s.drop(h.ID, nil)
+	return s.keys.Sync()
 }
 
 // sameRecord tells whether two slots, perhaps of different sizes, hold the same record.
@@ -120,21 +130,27 @@ func sameRecord(a, b []byte) bool {
 	return err == nil
 }
 
-// copyTable writes to f the table in old, whose slots have z bytes, under header h and with the changes.
+// copyTable writes to f the table in old, whose slots have z bytes, under header h and with the changes, some of which may
+// be behind its end. A nil old is empty.
 func copyTable(f, old backing.File, h envelope.TableHeader, z int, changes []Change) error {
-	grown := int(h.SlotSize)
+	grown, end := int(h.SlotSize), int64(0)
+	if n := len(changes); n > 0 {
+		end = int64(changes[n-1].Slot) + 1
+	}
+	from := make([]byte, partSlots*z)
 	for first := int64(0); ; first += partSlots {
-		from := make([]byte, partSlots*z)
-		n, err := old.ReadAt(from, first*int64(z))
+		n, err := 0, error(nil)
+		if old != nil {
+			n, err = old.ReadAt(from, first*int64(z))
+		}
 		if err != nil {
 			return err
 		}
-		from = from[:n]
-		slots := (n + z - 1) / z
+		slots := max((n+z-1)/z, int(min(end-first, partSlots)))
 		to := make([]byte, slots*grown)
 		for i := range slots {
 			slot := to[i*grown : (i+1)*grown]
-			was := from[i*z : min((i+1)*z, n)]
+			was := from[min(i*z, n):min((i+1)*z, n)]
 			switch {
 			case first == 0 && i == 0:
 				err = h.Marshal(slot)

@@ -37,6 +37,14 @@ type Part struct {
 	raw []byte
 }
 
+// Raw is the slots of the part as they stand, which stay the Part's.
+func (p *Part) Raw() []byte { return p.raw }
+
+// NewPart returns a part of a table of header h that has come from elsewhere: its slots from first on.
+func NewPart(h envelope.TableHeader, first uint32, raw []byte) *Part {
+	return &Part{Table: h.ID, SlotSize: int(h.SlotSize), Created: h.Created, First: first, raw: raw}
+}
+
 // Entry is a slot that is not empty.
 type Entry struct {
 	Loc    envelope.Locator
@@ -142,6 +150,9 @@ const partSlots = TableSlots
 
 // gone tells whether table id has been removed.
 func (s *Sidecar) gone(id uint64) bool {
+	if s.keys == nil {
+		return true
+	}
 	_, err := s.keys.StatAt(envelope.TableName(id))
 	return errors.Is(err, syscall.ENOENT)
 }

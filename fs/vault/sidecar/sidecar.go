@@ -2,12 +2,12 @@
 // replaces records. It needs no key and asks no keysource, so that what moves wrapped keys about needs no vault key.
 //
 // Start with [Open]. A reader takes [Sidecar.Record] or [Sidecar.Scan]; a mount appends with a [Writer] and erases with
-// [Sidecar.Zero]; a rewrap changes records with [Sidecar.Replace].
+// [Sidecar.Zero]; a rewrap changes records with [Sidecar.Replace]; what a backup has of them comes back by [Sidecar.Restore].
 //
-// It guarantees that a record that Append or Replace has returned for is durable, that a table is old or new as a whole
-// after a crash during Replace, and that a slot that was zero is never anything else again. Whoever writes holds
-// .kmsfs/keys.lock, which excludes other processes and hosts, for the time of the writes alone; who only reads touches
-// no lock and writes nothing. It does not make zeroing durable: the caller's next syncfs does.
+// It guarantees that a record that Append, Replace or Restore has returned for is durable, that a table is old or new as a
+// whole after a crash during Replace or Restore, and that a slot that was zero is never anything else again, but by Restore.
+// Whoever writes holds .kmsfs/keys.lock, which excludes other processes and hosts, for the time of the writes alone; who
+// only reads touches no lock and writes nothing. It does not make zeroing durable: the caller's next syncfs does.
 //
 // Lock order: the writer's lock (Locked), then mu. All methods are safe for concurrent use, but those of Writer.
 package sidecar
@@ -37,7 +37,7 @@ var ErrNoRecord = errors.New("sidecar: no record")
 // Sidecar is the key tables of one vault.
 type Sidecar struct {
 	ctl    backing.Dir // the caller's
-	keys   backing.Dir
+	keys   backing.Dir // nil: there are no tables, and none can be made
 	volume envelope.VolumeID
 
 	writing  sync.Mutex   // held by Locked
@@ -65,12 +65,22 @@ func (s *Sidecar) Close() {
 	if s.lockFile != nil {
 		s.lockFile.Close()
 	}
-	s.keys.Close()
+	if s.keys != nil {
+		s.keys.Close()
+	}
+}
+
+// Empty is Open where there is no directory of key tables, for a reader: it has no records.
+func Empty(ctl backing.Dir, volume envelope.VolumeID) *Sidecar {
+	return &Sidecar{ctl: ctl, volume: volume, open: map[uint64]*table{}}
 }
 
 // Tables returns the ids of the key tables, ascending. Other names in the directory mean nothing.
 func (s *Sidecar) Tables() ([]uint64, error) {
 	var ids []uint64
+	if s.keys == nil {
+		return nil, nil
+	}
 	err := s.keys.ReadDir(func(e backing.Entry) bool {
 		if id, ok := envelope.ParseTableName(e.Name); ok {
 			ids = append(ids, id)
@@ -105,7 +115,11 @@ func (s *Sidecar) header(f backing.File, id uint64) (envelope.TableHeader, error
 
 // openTable opens table id by its name.
 func (s *Sidecar) openTable(id uint64, flags int) (backing.File, envelope.TableHeader, error) {
-	f, err := s.keys.Open(envelope.TableName(id), flags, 0)
+	var f backing.File
+	err := error(syscall.ENOENT)
+	if s.keys != nil {
+		f, err = s.keys.Open(envelope.TableName(id), flags, 0)
+	}
 	if err != nil {
 		if errors.Is(err, syscall.ENOENT) {
 			err = fmt.Errorf("%w: key table %s is missing from .kmsfs/keys", ErrNoRecord, envelope.TableName(id))

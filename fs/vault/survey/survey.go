@@ -108,7 +108,8 @@ const slotsMost = 1 << 21
 
 // run is one survey.
 type run struct {
-	only extent
+	only  extent
+	visit func(Stored) // nil: files are counted
 
 	top backing.Dir
 	geo envelope.Geometry

@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
 	"syscall"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/walk"
 )
-
-// workersPerCore is how many directories are read at once for each processor: what is not cached waits for the disk.
-const workersPerCore = 4
 
 // dir is a directory to be looked at.
 type dir struct {
@@ -29,84 +25,12 @@ type walker struct {
 	empty int64
 }
 
-// queue is the directories that are to be looked at; the last found come first, which keeps it short.
-type queue struct {
-	mu   sync.Mutex
-	cond *sync.Cond
-	dirs []dir
-	busy int
-	stop bool
-}
-
-func (q *queue) put(d dir) {
-	q.mu.Lock()
-	q.dirs = append(q.dirs, d)
-	q.mu.Unlock()
-	q.cond.Signal()
-}
-
-// take returns the next directory; false when all is done.
-func (q *queue) take() (dir, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.dirs) == 0 && q.busy > 0 && !q.stop {
-		q.cond.Wait()
-	}
-	if len(q.dirs) == 0 || q.stop {
-		return dir{}, false
-	}
-	d := q.dirs[len(q.dirs)-1]
-	q.dirs = q.dirs[:len(q.dirs)-1]
-	q.busy++
-	return d, true
-}
-
-func (q *queue) done() {
-	q.mu.Lock()
-	q.busy--
-	q.mu.Unlock()
-	q.cond.Broadcast()
-}
-
-func (q *queue) end() {
-	q.mu.Lock()
-	q.stop = true
-	q.mu.Unlock()
-	q.cond.Broadcast()
-}
-
 // walk looks at the whole tree.
 func (r *run) walk(ctx context.Context) error {
-	q := &queue{dirs: []dir{{}}}
-	q.cond = sync.NewCond(&q.mu)
-	stop := context.AfterFunc(ctx, q.end)
-	defer stop()
-	var wg sync.WaitGroup
-	var failed error
-	for range workersPerCore * runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			w := &walker{r: r, zones: map[int]map[uint16]Count{}}
-			for {
-				d, ok := q.take()
-				if !ok {
-					break
-				}
-				if err := w.look(d, q); err != nil {
-					r.mu.Lock()
-					failed = err
-					r.mu.Unlock()
-					q.end()
-				}
-				q.done()
-			}
-			w.addUp()
-		})
-	}
-	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	return failed
+	return walk.Run(ctx, walk.Workers(), []dir{{}}, func(q *walk.Queue[dir]) (func(dir) error, func()) {
+		w := &walker{r: r, zones: map[int]map[uint16]Count{}}
+		return func(d dir) error { return w.look(d, q) }, w.addUp
+	})
 }
 
 // addUp adds what w has counted to the result.
@@ -131,25 +55,6 @@ func (w *walker) addUp() {
 	}
 }
 
-// open opens the directory with the given stored names, one by one: none of them is followed anywhere else.
-func (r *run) open(path string) (backing.Dir, error) {
-	d, err := r.top.Dup()
-	for err == nil && path != "" {
-		name, rest := path, ""
-		for i := range len(path) {
-			if path[i] == '/' {
-				name, rest = path[:i], path[i+1:]
-				break
-			}
-		}
-		var next backing.Dir
-		next, err = d.OpenDir(name)
-		d.Close()
-		d, path = next, rest
-	}
-	return d, err
-}
-
 // unread notes what cannot be looked at. What is not there any more is no problem.
 func (r *run) unread(path string, err error) {
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESTALE) {
@@ -162,8 +67,8 @@ func (r *run) unread(path string, err error) {
 }
 
 // look looks at one directory.
-func (w *walker) look(d dir, q *queue) error {
-	h, err := w.r.open(d.path)
+func (w *walker) look(d dir, q *walk.Queue[dir]) error {
+	h, err := walk.Open(w.r.top, d.path)
 	if err != nil {
 		w.r.unread(d.path, err)
 		return nil
@@ -174,12 +79,7 @@ func (w *walker) look(d dir, q *queue) error {
 			return err
 		}
 	}
-	join := func(name string) string {
-		if d.path == "" {
-			return name
-		}
-		return d.path + "/" + name
-	}
+	join := func(name string) string { return walk.Join(d.path, name) }
 	err = h.ReadDir(func(e backing.Entry) bool {
 		if envelope.IsReserved(e.Name) || d.path == "" && e.Name == "lost+found" {
 			return true
@@ -195,7 +95,7 @@ func (w *walker) look(d dir, q *queue) error {
 		}
 		switch kind {
 		case syscall.S_IFDIR:
-			q.put(dir{join(e.Name), d.zone})
+			q.Put(dir{join(e.Name), d.zone})
 		case syscall.S_IFREG:
 			if w.r.only == filesToo {
 				w.file(h, e.Name, join, d.zone)
@@ -251,15 +151,16 @@ func (w *walker) file(h backing.Dir, name string, join func(string) string, zone
 		w.empty++
 		return
 	}
-	var b [envelope.HeaderSize]byte
-	n, err := f.ReadAt(b[:], 0)
+	head, err := headOf(f)
+	if err != nil && r.visit != nil && neverSynced(f, st.Size) {
+		return
+	}
 	if err != nil {
 		r.unread(join(name), err)
 		return
 	}
-	head, err := envelope.ParseHeader(b[:n])
-	if err != nil {
-		r.unread(join(name), err)
+	if r.visit != nil {
+		r.visit(Stored{join(name), head})
 		return
 	}
 	c := r.belongs(head, zone)
@@ -281,6 +182,16 @@ func (w *walker) file(h backing.Dir, name string, join func(string) string, zone
 		sum.Records++
 	}
 	classes[c] = sum
+}
+
+// headOf reads the header of a stored file.
+func headOf(f backing.File) (envelope.Header, error) {
+	var b [envelope.HeaderSize]byte
+	n, err := f.ReadAt(b[:], 0)
+	if err != nil {
+		return envelope.Header{}, err
+	}
+	return envelope.ParseHeader(b[:n])
 }
 
 // belongs returns the class of the record that a header names, 0 where there is none, and notes the zone of its file.

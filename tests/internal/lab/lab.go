@@ -49,7 +49,7 @@ func Need(t testing.TB, programs ...string) {
 	t.Helper()
 	packages := map[string]string{
 		"fusermount3": "fuse3", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs",
-		"setfattr": "attr", "setfacl": "acl", "getfacl": "acl", "setcap": "libcap2-bin", "getcap": "libcap2-bin",
+		"setfattr": "attr", "setfacl": "acl", "getfacl": "acl", "setcap": "libcap2-bin", "getcap": "libcap2-bin", "borg": "borgbackup", "mksquashfs": "squashfs-tools", "fusermount": "fuse3",
 	}
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/fsck"
+)
+
+// fsckFlags are the flags of fsck.
+type fsckFlags struct {
+	storeFlags
+	out    outputFlags
+	repair bool
+}
+
+// fsckInfo is the output of fsck.
+type fsckInfo struct {
+	Vault string `json:"vault"`
+	fsck.Result
+	Mended  []fsck.Mended `json:"mended,omitempty"`
+	Seconds float64       `json:"seconds"`
+}
+
+// fsckCommand is kmsfs fsck.
+func (a *app) fsckCommand() *cobra.Command {
+	var f fsckFlags
+	cmd := &cobra.Command{
+		Use:   "fsck VAULT",
+		Short: "Find and mend what crashes and other programs leave in a vault",
+		Long: `Look through a vault that nobody has mounted for what a crash, or a program without the key, may leave in it. No mount needs that
+first: it puts in place by itself what the last one was about to write, and reads right with all that is said here. With --repair:
+
+  records of no file, of a crash or of files deleted from outside, are erased
+  parts of long names that are not there, and what a rewrap or a change of the config was about to replace, are removed
+  files that were being written when the last mount died are settled: their checks become strict again
+  a key table whose header is damaged gets it anew, from its name and its records; the damaged one stays beside it
+  what is under a name or in a directory where it does not belong is moved to lost+found in the vault, as is what is in a directory
+  whose id is damaged: what files hold is there, their names are lost
+
+No content is deleted. It may be killed at any moment. What files hold is not read: kmsfs verify does, and its --repair moves aside what is
+beyond help. Exit code 3 says that there is damage that was not mended.`,
+		Example: `  kmsfs fsck ~/vault
+  kmsfs fsck --repair ~/vault && kmsfs verify ~/vault`,
+		Args: args("VAULT"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.fsck(cmd.Context(), &f, args[0]) },
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	fl.BoolVar(&f.repair, "repair", false, "mend what can be mended")
+	f.out.add(fl)
+	f.addOverrides(fl)
+	return cmd
+}
+
+// fsck does it.
+func (a *app) fsck(ctx context.Context, f *fsckFlags, path string) (err error) {
+	began := time.Now()
+	p, err := f.vaultPlan(path)
+	if err != nil {
+		return err
+	}
+	if m := mountsOf(p.Vault); len(m) > 0 {
+		return hintf(faultf(errMounted, "the vault %s is mounted on %s", p.Vault, m[0].Mountpoint), "kmsfs verify looks at a mounted vault; kmsfs umount %s, then kmsfs fsck",
+			quote(m[0].Mountpoint))
+	}
+	top, err := backing.OpenDir(p.Vault)
+	if err != nil {
+		return explain(err, p)
+	}
+	defer top.Close()
+	unclean, err := fsck.Unclean(top)
+	if err != nil {
+		return explain(err, p)
+	}
+	access := vault.ReadOnly
+	if f.repair {
+		access = vault.ReadWrite
+	}
+	o, err := a.openVault(ctx, &f.storeFlags, p.Vault, access)
+	if err != nil {
+		return err
+	}
+	defer o.closeInto(&err)
+	m := a.newMeter()
+	defer m.end()
+	res, err := fsck.Find(ctx, top, o.Vault, fsck.Options{Now: began, Progress: func(int64) { m.add(0) }})
+	if err != nil {
+		return explain(err, p)
+	}
+	res.Unclean = unclean
+	info := fsckInfo{Vault: p.Vault, Result: *res}
+	if f.repair {
+		info.Mended, err = fsck.Mend(ctx, top, o.Vault, res.Findings)
+	}
+	m.end()
+	info.Seconds = time.Since(began).Seconds()
+	if e := a.writeFsck(f, &info); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("fsck of %s: %w", p.Vault, err)
+	}
+	return fsckVerdict(f, &info)
+}
+
+// writeFsck prints what was found and done.
+func (a *app) writeFsck(f *fsckFlags, info *fsckInfo) error {
+	if f.out.json {
+		return writeJSON(a.stdout, info)
+	}
+	done := map[string]string{}
+	for _, m := range info.Mended {
+		done[string(m.Kind)+m.Stored] = m.Done
+	}
+	for _, x := range info.Findings {
+		path := shown(x.Stored)
+		if x.Path != "" {
+			path += " (" + shown(x.Path) + ")"
+		}
+		line := fmt.Sprintf("%s: %s: %s", x.Kind, path, oneLine(x.What))
+		if what := done[string(x.Kind)+x.Stored]; what != "" {
+			line += ": " + what
+		}
+		if _, err := fmt.Fprintln(a.stdout, line); err != nil {
+			return err
+		}
+	}
+	for _, m := range info.Mended { // what was rescued of directories
+		if m.Kind == fsck.LostDirectory {
+			if _, err := fmt.Fprintf(a.stdout, "%s: %s: %s\n", m.Kind, shown(m.Stored), m.Done); err != nil {
+				return err
+			}
+		}
+	}
+	state := "clean"
+	if info.Unclean {
+		state = "was not unmounted; the next mount puts in place what it has left"
+		if f.repair {
+			state = "was not unmounted; what it had left is in place"
+		}
+	}
+	_, err := fmt.Fprintf(a.stdout, "%d directories, %d files, %d records: %d findings, %d mended; %s\n", info.Directories, info.Files, info.Records,
+		len(info.Findings), len(info.Mended), state)
+	return err
+}
+
+// fsckVerdict is the error that says what is left.
+func fsckVerdict(f *fsckFlags, info *fsckInfo) error {
+	damage, mendable := 0, 0
+	var unread error
+	for _, x := range info.Findings {
+		switch x.Kind {
+		case fsck.Unread:
+			unread = errors.Join(unread, x.Err)
+		case fsck.OrphanRecords, fsck.OrphanCompanion, fsck.Leftover, fsck.Unsettled: // harmless
+		case fsck.NoRecord, fsck.Damaged:
+			damage++
+		case fsck.LostDirectory: // what was in it is rescued; it stays
+			damage++
+			mendable++
+		default:
+			if !f.repair {
+				damage++
+				mendable++
+			}
+		}
+	}
+	v := quote(info.Vault)
+	switch {
+	case damage > 0 && mendable > 0 && !f.repair:
+		return hintf(faultf(envelope.ErrCorrupt, "there are %d kinds of damage in %s", damage, info.Vault), "kmsfs fsck --repair %s mends %d of them", v, mendable)
+	case damage > 0:
+		return hintf(faultf(envelope.ErrCorrupt, "there is damage in %s that fsck does not mend", info.Vault),
+			"kmsfs verify %s tells all of it, and its --repair moves it aside; kmsfs keys import puts back lost data keys", v)
+	case unread != nil:
+		return faultf(unread, "some of %s could not be looked at: %w", info.Vault, unread)
+	}
+	return nil
+}

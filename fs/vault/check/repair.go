@@ -1,0 +1,300 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/sidecar"
+	"kmsfs/fs/vault/walk"
+)
+
+// DamagedDir is the directory in .kmsfs into which Repair moves what is beyond help.
+const DamagedDir = "damaged"
+
+// Moved is what Repair has done about one finding.
+type Moved struct {
+	Finding
+	To string // path in the vault
+}
+
+// repair is one Repair.
+type repair struct {
+	top  backing.Dir
+	ctl  backing.Dir
+	base string // path in the vault
+	keys *sidecar.Sidecar
+	// made are the directories below base that are there.
+	made map[string]bool
+}
+
+// Repair moves what the findings that are damage are about into .kmsfs/damaged/<time>, each to its stored path below it, so
+// that it can be moved back. Nothing is deleted: of a damaged record the whole key table is copied before its slot is
+// cleared, and damaged attributes are copied into files. The caller holds the lock of the vault, so that nobody has it
+// mounted. What was moved before an error, or a kill, stays moved; the next Repair goes on.
+func Repair(ctx context.Context, top backing.Dir, volume envelope.VolumeID, findings []Finding, now time.Time) (moved []Moved, err error) {
+	r := &repair{top: top, base: walk.Join(envelope.ControlDir, walk.Join(DamagedDir, now.UTC().Format("20060102T150405Z"))), made: map[string]bool{}}
+	if r.ctl, err = top.OpenDir(envelope.ControlDir); err != nil {
+		return nil, err
+	}
+	defer r.ctl.Close()
+	if r.keys, err = sidecar.Open(r.ctl, volume); err == nil {
+		defer r.keys.Close()
+	} else if !errors.Is(err, syscall.ENOENT) {
+		return nil, err
+	}
+	for _, f := range findings {
+		if !f.Damage() || f.Kind == Config || f.Stored == "" && f.Kind != Xattr {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return moved, err
+		}
+		var to string
+		switch f.Kind {
+		case Record:
+			to, err = r.record(f)
+		case Xattr:
+			to, err = r.attributes(f)
+		default:
+			to, err = r.move(f.Stored)
+		}
+		if errors.Is(err, syscall.ENOENT) { // a name of what was moved before
+			continue
+		}
+		if err != nil {
+			return moved, fmt.Errorf("%s: %w", f.Stored, err)
+		}
+		moved = append(moved, Moved{f, to})
+	}
+	if len(moved) > 0 {
+		err = top.SyncFS()
+	}
+	return moved, err
+}
+
+// MendTables makes the headers of key tables anew that findings are about, where the records in them tell how
+// ([sidecar.Sidecar.MendHeader]), and returns the stored paths of those tables: much of what else was found is none then. The
+// caller holds the lock of the vault.
+func MendTables(top backing.Dir, volume envelope.VolumeID, findings []Finding) (mended []string, err error) {
+	ctl, err := top.OpenDir(envelope.ControlDir)
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	keys, err := sidecar.Open(ctl, volume)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer keys.Close()
+	for _, f := range findings {
+		_, name := split(f.Stored)
+		id, ok := envelope.ParseTableName(name)
+		if f.Kind != Table || !ok {
+			continue
+		}
+		if n, err := keys.MendHeader(id); err != nil {
+			return mended, fmt.Errorf("%s: %w", f.Stored, err)
+		} else if n > 0 {
+			mended = append(mended, f.Stored)
+		}
+	}
+	return mended, nil
+}
+
+// dir returns the directory at a path in the vault, which is made if need be.
+func (r *repair) dir(path string) (backing.Dir, error) {
+	if !r.made[path] && path != "" {
+		up, name := split(path)
+		d, err := r.dir(up)
+		if err != nil {
+			return nil, err
+		}
+		defer d.Close()
+		if err := d.Mkdir(name, 0o700); err != nil && !errors.Is(err, syscall.EEXIST) {
+			return nil, err
+		}
+		r.made[path] = true
+	}
+	return walk.Open(r.top, path)
+}
+
+// move moves a stored name, and the companions of a long one after it.
+func (r *repair) move(stored string) (to string, err error) {
+	up, name := split(stored)
+	from, err := walk.Open(r.top, up)
+	if err != nil {
+		return "", err
+	}
+	defer from.Close()
+	target := walk.Join(r.base, up)
+	if up == "" {
+		target = r.base
+	}
+	d, err := r.dir(target)
+	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	if err := from.Rename(name, d, name, vault.RenameNoReplace); err != nil {
+		return "", err
+	}
+	if envelope.IsLongEntry(name) {
+		err = r.companions(from, d, name)
+	}
+	return walk.Join(target, name), err
+}
+
+// companions moves those of a long name.
+func (r *repair) companions(from, to backing.Dir, name string) error {
+	var all []string
+	if err := from.ReadDir(func(e backing.Entry) bool {
+		if tag, _, _, ok := envelope.ParseCompanion(e.Name); ok && tag == name {
+			all = append(all, e.Name)
+		}
+		return true
+	}); err != nil {
+		return err
+	}
+	for _, c := range all {
+		if err := from.Rename(c, to, c, vault.RenameNoReplace); err != nil && !errors.Is(err, syscall.ENOENT) {
+			return err
+		}
+	}
+	return nil
+}
+
+// save writes b to a new file, durably. One that is there is of the same repair.
+func (r *repair) save(dir, name string, b []byte) error {
+	d, err := r.dir(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	f, err := d.Open(name, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = d.SyncFS()
+	}
+	return err
+}
+
+// record copies the key table of a damaged record aside, and clears the record.
+func (r *repair) record(f Finding) (to string, err error) {
+	up, name := split(f.Stored)
+	id, ok := envelope.ParseTableName(name)
+	if !ok || r.keys == nil {
+		return "", syscall.ENOENT
+	}
+	dir := walk.Join(r.base, up)
+	if to = walk.Join(dir, name); !r.made[to] {
+		d, err := walk.Open(r.top, up)
+		if err != nil {
+			return "", err
+		}
+		defer d.Close()
+		b, err := readAll(d, name)
+		if err != nil {
+			return "", err
+		}
+		if err := r.save(dir, name, b); err != nil {
+			return "", err
+		}
+		r.made[to] = true
+	}
+	left, err := r.keys.Zero([]envelope.Locator{{Table: id, Slot: f.slot}}, func(uint64) bool { return true })
+	if err == nil && len(left) > 0 {
+		err = syscall.EIO
+	}
+	if err == nil {
+		err = r.keys.Locked(func() error { return cutTail(r.top, up, name, f.slot, f.slotSize) })
+	}
+	return to, err
+}
+
+// cutTail ends a key table before a slot that it does not hold whole.
+func cutTail(top backing.Dir, dir, name string, slot uint32, slotSize int) error {
+	d, err := walk.Open(top, dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	f, err := d.Open(name, syscall.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if from := int64(slot) * int64(slotSize); err == nil && from < st.Size && st.Size < from+int64(slotSize) {
+		err = f.Truncate(from)
+	}
+	return err
+}
+
+func readAll(d backing.Dir, name string) ([]byte, error) {
+	f, err := d.Open(name, syscall.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, st.Size)
+	n, err := f.ReadAt(b, 0)
+	return b[:n], err
+}
+
+// attributes copies damaged attributes into files, named as they are, and removes them.
+func (r *repair) attributes(f Finding) (to string, err error) {
+	up, name := split(f.Stored)
+	d, err := walk.Open(r.top, up)
+	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	get, remove := d.Getxattr, d.Removexattr // of the root itself
+	if f.Stored != "" {
+		get = func(attr string, b []byte) (int, error) { return d.GetxattrAt(name, attr, b) }
+		remove = func(attr string) error { return d.RemovexattrAt(name, attr) }
+	}
+	to = walk.Join(walk.Join(r.base, "xattrs"), f.Stored)
+	if f.Stored == "" {
+		to = walk.Join(r.base, "xattrs")
+	}
+	for _, attr := range f.attrs {
+		b := make([]byte, 1<<17)
+		n, err := get(attr, b)
+		if errors.Is(err, syscall.ENODATA) { // it went under another name of the file
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if err := r.save(to, attr, b[:n]); err != nil && !errors.Is(err, syscall.EEXIST) {
+			return "", err
+		}
+		if err := remove(attr); err != nil {
+			return "", err
+		}
+	}
+	return to, nil
+}

@@ -1,0 +1,207 @@
+// Package fsck finds what crashes, and tools without the key, leave in a vault that nobody has mounted, and mends it: records of no
+// file, companions of no name, files that are not settled, key tables without a header, things that are in another place than
+// kmsfs put them. It does not read what files hold: that is fs/vault/check's.
+//
+// Start with [Find]; [Mend] does something about what it found. No content is ever deleted: what is misplaced goes to lost+found
+// in the vault, and only files that hold nothing are removed. Mend may be killed at any moment, and done again.
+package fsck
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/sidecar"
+	"kmsfs/fs/vault/walk"
+)
+
+// Kind is what a finding is.
+type Kind string
+
+// The kinds that Mend does something about.
+const (
+	OrphanRecords   Kind = "orphan-records"   // of no file: in one key table
+	OrphanCompanion Kind = "orphan-companion" // an empty file that held a part of a long name
+	Leftover        Kind = "leftover"         // of something that was being replaced
+	TableHeader     Kind = "key-table-header" // damaged, and known from the rest of the table
+	Unsettled       Kind = "unsettled"        // a file as a crash has left it: it reads right
+	Misplaced       Kind = "misplaced"        // its stored name does not open where it is
+	LostDirectory   Kind = "lost-directory"   // without a valid id: the names in it cannot be known, their contents can
+)
+
+// The kinds that it does nothing about.
+const (
+	NoRecord Kind = "no-record" // a file whose data key is missing: kmsfs keys import may have it
+	Damaged  Kind = "damaged"   // kmsfs verify --repair moves it aside
+	Unread   Kind = "unread"    // it could not be looked at
+)
+
+// Finding is one thing.
+type Finding struct {
+	Kind   Kind   `json:"kind"`
+	Stored string `json:"stored"`         // path in the vault
+	Path   string `json:"path,omitempty"` // plaintext, "" where it is not known
+	What   string `json:"what"`
+	Err    error  `json:"-"`
+
+	slots []uint32 // of OrphanRecords
+	table uint64
+}
+
+// Mendable says whether Mend does something about it.
+func (f *Finding) Mendable() bool {
+	switch f.Kind {
+	case NoRecord, Damaged, Unread:
+		return false
+	}
+	return true
+}
+
+// Result is what Find has found.
+type Result struct {
+	Unclean     bool      `json:"unclean"` // the last mount that wrote did not end by an unmount
+	Directories int64     `json:"directories"`
+	Files       int64     `json:"files"`
+	Records     int64     `json:"records"`
+	Findings    []Finding `json:"findings"`
+}
+
+// Options of Find.
+type Options struct {
+	// Progress is told of what was looked at, by several goroutines; nil: nobody is.
+	Progress func(files int64)
+	// Now is the time: records that are younger than a minute are of no crash, where the vault may be in use; zero: none is spared.
+	Now time.Time
+}
+
+// spare is the age from which a record without a file belongs to nobody, where the vault is in use elsewhere.
+const spare = time.Minute
+
+// finder is one Find.
+type finder struct {
+	ctx context.Context
+	top backing.Dir
+	v   *vault.Vault
+	o   Options
+	sc  *sidecar.Sidecar
+
+	mu     sync.Mutex
+	res    Result
+	used   map[uint64]map[uint32]bool // slots that files name, by table
+	linked map[[2]uint64]bool         // files of several names that were looked at
+	missed bool                       // something could not be looked at: nothing is known to be nobody's
+}
+
+// Find looks at the vault in top, which is open as v; nobody else is to have it open.
+func Find(ctx context.Context, top backing.Dir, v *vault.Vault, o Options) (*Result, error) {
+	f := &finder{ctx: ctx, top: top, v: v, o: o, used: map[uint64]map[uint32]bool{}, linked: map[[2]uint64]bool{}}
+	ctl, err := top.OpenDir(envelope.ControlDir)
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	if f.sc, err = sidecar.Open(ctl, v.Config().Volume); err != nil {
+		return nil, fmt.Errorf("%w: %w", vault.ErrCorrupt, err)
+	}
+	defer f.sc.Close()
+	root := v.Root()
+	v.Refer(root)
+	if err := walk.Run(ctx, walk.Workers(), []item{{node: root}}, func(q *walk.Queue[item]) (func(item) error, func()) {
+		return func(i item) error { return f.directory(q, i) }, nil
+	}); err != nil {
+		return nil, err
+	}
+	if err := f.aside(); err != nil {
+		return nil, err
+	}
+	if err := f.control(ctl); err != nil {
+		return nil, err
+	}
+	if err := f.tables(); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(f.res.Findings, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.Stored, b.Stored), cmp.Compare(a.Kind, b.Kind)) })
+	if f.res.Findings == nil {
+		f.res.Findings = []Finding{}
+	}
+	return &f.res, nil
+}
+
+// Unclean says whether the last mount of the vault in top that wrote to it did not end by an unmount. It is to be asked before
+// the vault is opened for writing, which mends that.
+func Unclean(top backing.Dir) (bool, error) {
+	d, err := walk.Open(top, envelope.ControlDir+"/journal")
+	if errors.Is(err, syscall.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	found := false
+	err = d.ReadDir(func(backing.Entry) bool {
+		found = true
+		return false
+	})
+	return found, err
+}
+
+func (f *finder) add(x Finding) {
+	f.mu.Lock()
+	f.res.Findings = append(f.res.Findings, x)
+	f.mu.Unlock()
+}
+
+// trouble notes what could not be looked at, or is damaged. What is there no more is neither.
+func (f *finder) trouble(stored, plain string, err error) {
+	if errors.Is(err, syscall.ENOENT) && !errors.Is(err, vault.ErrCorrupt) {
+		return
+	}
+	kind := Unread
+	switch {
+	case errors.Is(err, vault.ErrNoKey), errors.Is(err, sidecar.ErrNoRecord):
+		kind = NoRecord
+	case errors.Is(err, vault.ErrCorrupt), errors.Is(err, envelope.ErrCorrupt):
+		kind = Damaged
+	}
+	what := err
+	var in *vault.FileError
+	if errors.As(err, &in) {
+		what = in.Err
+	}
+	f.mu.Lock()
+	f.missed = f.missed || kind == Unread
+	f.mu.Unlock()
+	f.add(Finding{Kind: kind, Stored: stored, Path: plain, What: what.Error(), Err: err})
+}
+
+// use notes that a file names a record.
+func (f *finder) use(loc envelope.Locator) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.used[loc.Table] == nil {
+		f.used[loc.Table] = map[uint32]bool{}
+	}
+	f.used[loc.Table][loc.Slot] = true
+}
+
+// seen says whether the file of st was looked at under another name.
+func (f *finder) seen(st *backing.Stat) bool {
+	if st.Nlink < 2 {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := [2]uint64{st.Dev, st.Ino}
+	again := f.linked[at]
+	f.linked[at] = true
+	return again
+}

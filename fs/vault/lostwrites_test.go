@@ -1,0 +1,133 @@
+package vault_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"kmsfs/fs/backing/faults"
+	"kmsfs/fs/backing/memfs"
+	"kmsfs/fs/vault"
+)
+
+// TestLostWrites has the disk fail while the kernel writes back, at moments of operation lists: what was not durable then
+// never gets there unless it is written again, and only the first sync tells. What is said to be durable afterwards must be.
+func TestLostWrites(t *testing.T) {
+	lists, stride, policies := effort(t, 2, 4, 40), effort[int64](t, 41, 29, 1), effort[uint64](t, 2, 3, 5)
+	var lost, told atomic.Int64
+	t.Run("lists", func(t *testing.T) {
+		for seed := range lists {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				r := rand.New(rand.NewPCG(uint64(seed), 17))
+				list := make([]byte, 25*opSize)
+				for i := range list {
+					list[i] = byte(r.Uint32())
+				}
+				for at := int64(seed) % stride; loseWrites(t, list, at, policies, seed%2 == 1, &told); at += stride {
+					lost.Add(1)
+				}
+			})
+		}
+	})
+	t.Logf("%d moments, %d operations failed", lost.Load(), told.Load())
+	if told.Load() < lost.Load()/4 {
+		t.Error("hardly anybody was told of a failure")
+	}
+}
+
+// loseWrites loses writes at moment at of the list; false: the list was done by then.
+func loseWrites(t *testing.T, list []byte, at int64, policies uint64, renew bool, told *atomic.Int64) bool {
+	var fs *memfs.FS
+	var calls atomic.Int64
+	var on atomic.Bool
+	fs = memfs.New(memfs.Config{Hook: func(op faults.Op) error {
+		if on.Load() && op.Changes() && calls.Add(1)-1 == at {
+			fs.LoseWrites(syscall.EIO)
+		}
+		return nil
+	}})
+	ks := &memoryKeys{}
+	makeVault(t, fs.Root, ks, 4096)
+	e := &engine{chunk: 4096, renew: renew}
+	e.vaults = []*vault.Vault{openVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})}
+	v := e.vaults[0]
+	defer v.Close()
+	e.run(nil)
+	since := map[string]history{}
+	for _, name := range fileNames { // the names are durable
+		n, err := e.node(v, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.Forget(n, 1)
+		since[name] = history{was: [][]byte{{}}}
+	}
+	if err := v.Fsync(v.Root(), vault.SyncAll); err != nil {
+		t.Fatal(err)
+	}
+	durable := func(name string) {
+		m := e.files[name]
+		since[name] = history{was: [][]byte{slices.Clone(m.data)}, synced: len(m.data) > 0 || m.xattr != ""}
+	}
+	on.Store(true)
+	for l := list; len(l) >= opSize; l = l[opSize:] {
+		op := slices.Clone(l[:opSize])
+		name := fileNames[int(op[1])%len(fileNames)]
+		switch op[0] % 20 {
+		case 9, 10, 11, 13:
+			op[0] = 0
+		case 15, 16, 17, 18, 19:
+			if e.sync(v, name, vault.SyncScope(op[2]%2)) == nil {
+				durable(name)
+			} else {
+				told.Add(1)
+			}
+			continue
+		}
+		err := e.run(op)
+		now := slices.Clone(e.files[name].data)
+		h := since[name]
+		since[name] = history{append(h.was, now), h.synced && len(now) > 0}
+		if err == nil {
+			continue
+		}
+		told.Add(1)
+		e.note("failed: %v", err)
+		got, err := readAll(v, name)
+		if err != nil {
+			t.Fatalf("moment %d: %s: %v\n       %s", at, name, err, strings.Join(e.steps, "\n       "))
+		}
+		e.files[name] = got
+		h = since[name]
+		since[name] = history{append(h.was, slices.Clone(got.data)), h.synced && len(got.data) > 0}
+	}
+	reached := calls.Load() > at
+	for _, name := range fileNames {
+		for try := 0; ; try++ {
+			err := e.sync(v, name, vault.SyncAll)
+			if err == nil {
+				break
+			}
+			if try == 3 {
+				t.Fatalf("moment %d: %s cannot be synced: %v", at, name, err)
+			}
+		}
+		durable(name)
+	}
+	for i := range policies {
+		seed := uint64(at)<<8 | i
+		p := memfs.Policy{Sectors: i%2 == 0, Choose: memfs.Random(seed)}
+		if i == 0 {
+			p = memfs.Policy{} // all is lost that can be
+		}
+		if why := recovers(fs.Crash(p), ks, &killer{at: -1}, seed, since); why != "" {
+			t.Fatalf("moment %d, policy %d: %s\nafter:\n       %s", at, i, why, strings.Join(e.steps, "\n       "))
+		}
+	}
+	return reached
+}

@@ -1,0 +1,284 @@
+package reverse
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
+)
+
+// ErrChanged: the file was cut off or written to while it was read, so that what was read of it before does not go with what
+// would be read now.
+var ErrChanged = errors.New("reverse: the file was changed while it was read")
+
+// Handle is an open file of the view, as it was when it was opened.
+type Handle struct {
+	v     *View
+	n     *Node
+	f     backing.File // nil with fixed
+	fixed []byte       // what is computed
+	raw   bool         // f is shown as it is
+
+	id      envelope.FileID
+	version version
+	stored  int64 // bytes
+	flags   envelope.Flags
+	sparse  bool
+
+	turn chan struct{} // held while the key is asked for
+	key  dataKey       // guarded by turn
+	made bool          // key is there; guarded by turn
+
+	mu     sync.Mutex // guards what follows
+	users  int
+	closed bool
+	warned bool
+	inline []byte
+	sealed map[uint64][envelope.TagSize]byte // of the groups shown, sealedMost at most: their seals
+}
+
+// sealedMost is of how many groups a handle remembers how they were shown.
+const sealedMost = 1 << 20
+
+// Open opens the file n for reading.
+func (v *View) Open(n *Node) (h *Handle, caching Caching, err error) {
+	h = &Handle{v: v, n: n, turn: make(chan struct{}, 1)}
+	switch {
+	case n.kind != sIFREG:
+		return nil, CacheNot, syscall.EINVAL
+	case n.role == dirFile:
+		h.fixed = v.vk.MarshalDirFile(v.dirID(n.parent), "")
+	case n.role == config || n.role == keyTable:
+		h.f, err = v.openControl(n)
+		h.raw = true
+		caching = CacheNot
+	case n.role == plain:
+		caching, err = h.openPlain()
+	}
+	if err != nil {
+		return nil, CacheNot, v.fail("open", n, err)
+	}
+	h.stored = max(h.stored, int64(len(h.fixed)))
+	v.open.Add(1)
+	return h, caching, nil
+}
+
+// openPlain opens the file in the source.
+func (h *Handle) openPlain() (caching Caching, err error) {
+	v, n := h.v, h.n
+	d, err := v.dirs.get(n.parent)
+	if err != nil {
+		return CacheNot, err
+	}
+	defer d.put()
+	f, st, err := d.OpenStat(n.name, syscall.O_NOATIME, 0)
+	if errors.Is(err, syscall.EPERM) { // another user's
+		f, st, err = d.OpenStat(n.name, syscall.O_RDONLY, 0)
+	}
+	if err != nil {
+		return CacheNot, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	if st.Dev != n.dev || st.Ino != n.srcIno {
+		return CacheNot, vault.ErrStale
+	}
+	attrs, err := sealable(d, n.name)
+	if err != nil {
+		return CacheNot, err
+	}
+	if len(attrs) > 0 {
+		h.flags = envelope.FlagXattr
+	}
+	if h.id, err = v.fileID(d, n.name, n.path, &st); err != nil {
+		return CacheNot, err
+	}
+	h.f, h.version, h.sealed = f, versionOf(&st), map[uint64][envelope.TagSize]byte{}
+	switch {
+	case st.Size > envelope.MaxPlain:
+		return CacheNot, syscall.EFBIG
+	case st.Size > envelope.InlineMax:
+		h.stored = v.geo.SealedSize(st.Size)
+		hole, err := f.Seek(0, seekHole)
+		h.sparse = err == nil && hole < st.Size
+	case st.Size > 0 || len(attrs) > 0:
+		h.stored = v.geo.InlineSize(st.Size)
+	}
+	return n.begin(h.version, v.now()), nil
+}
+
+// fail names the stored file in an error.
+func (v *View) fail(op string, n *Node, err error) error {
+	if err == nil {
+		return nil
+	}
+	stored := n.name
+	if n.role == plain {
+		sealed, _ := v.vk.SealName(v.dirID(n.parent), n.name) // which is not for a log
+		stored = sealed.Entry
+	}
+	return &vault.FileError{Op: op, Stored: stored, Ino: n.ino, Err: err}
+}
+
+// Close ends the use of the file.
+func (h *Handle) Close() {
+	h.v.open.Add(-1)
+	h.mu.Lock()
+	h.closed = true
+	last := h.users == 0
+	h.mu.Unlock()
+	if last {
+		h.end()
+	}
+}
+
+// leave is called by who has used the handle.
+func (h *Handle) leave() {
+	h.mu.Lock()
+	h.users--
+	last := h.users == 0 && h.closed
+	h.mu.Unlock()
+	if last {
+		h.end()
+	}
+}
+
+func (h *Handle) end() {
+	h.v.cache.drop(h)
+	if h.f != nil {
+		h.f.Close()
+	}
+	if h.n.role == plain {
+		h.n.finish()
+	}
+	if h.made {
+		h.v.keys.keep(h.id, h.key)
+	}
+}
+
+// Read reads the stored file into p from byte off on, and returns how much there was. It fails with [ErrChanged] where the
+// file is no longer what it was when it was opened, as far as that shows.
+func (h *Handle) Read(ctx context.Context, p []byte, off int64) (int, error) {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return 0, syscall.EBADF
+	}
+	h.users++
+	h.mu.Unlock()
+	defer h.leave()
+	if h.raw {
+		n, err := h.f.ReadAt(p, off)
+		return n, h.v.fail("read", h.n, err)
+	}
+	if off >= h.stored || len(p) == 0 {
+		return 0, nil
+	}
+	p = p[:min(int64(len(p)), h.stored-off)]
+	if h.fixed != nil {
+		return copy(p, h.fixed[off:]), nil
+	}
+	key, err := h.dataKey(ctx)
+	if err != nil {
+		return 0, h.v.fail("read", h.n, err)
+	}
+	if h.stored <= envelope.BlockSize {
+		block, err := h.inlineBlock(key)
+		if err != nil {
+			return 0, h.v.fail("read", h.n, err)
+		}
+		return copy(p, block[off:]), nil
+	}
+	return len(p), h.v.fail("read", h.n, h.readGroups(key, p, off))
+}
+
+// dataKey returns the file's key. One that is past its age is asked for again, and used on if it is given.
+func (h *Handle) dataKey(ctx context.Context) (dataKey, error) {
+	select {
+	case h.turn <- struct{}{}:
+	case <-ctx.Done():
+		return dataKey{}, ctx.Err()
+	}
+	defer func() { <-h.turn }()
+	if h.made && !h.v.tooOld(h.key.born) {
+		return h.key, nil
+	}
+	d, err := h.v.dataKey(ctx, h.id)
+	if err != nil {
+		return dataKey{}, err
+	}
+	if h.made { // others may be using it
+		h.key.born = d.born
+		d.fk.Wipe()
+	} else {
+		h.key, h.made = d, true
+	}
+	return h.key, nil
+}
+
+// inlineBlock seals the whole of a small file, once.
+func (h *Handle) inlineBlock(key dataKey) ([]byte, error) {
+	h.mu.Lock()
+	block := h.inline
+	h.mu.Unlock()
+	if block != nil {
+		return block, nil
+	}
+	buf := make([]byte, h.stored)
+	text := buf[envelope.InlineOverhead:]
+	if err := h.readAll(text, 0); err != nil {
+		return nil, err
+	}
+	gk, err := key.fk.Group(0)
+	if err != nil {
+		return nil, err
+	}
+	s := h.v.cache.scratches.Get().(*envelope.Scratch)
+	defer h.v.cache.scratches.Put(s)
+	head := envelope.Header{Loc: key.loc, Flags: h.flags}
+	nonce := key.fk.InlineNonce(head, text, s)
+	envelope.SealInline(key.fk, gk, head, text, &nonce, buf, s)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.inline == nil {
+		h.inline = buf
+	}
+	return h.inline, nil
+}
+
+// readAll fills p from the plain file, and looks whether that is still what was opened.
+func (h *Handle) readAll(p []byte, off int64) error {
+	n, err := h.f.ReadAt(p, off)
+	if err != nil {
+		return err
+	}
+	st, err := h.f.Stat()
+	if err != nil {
+		return err
+	}
+	if n < len(p) || st.Size < h.version.size {
+		return ErrChanged
+	}
+	if is := versionOf(&st); is.size == h.version.size && is.mtime == h.version.mtime {
+		return nil
+	}
+	if h.sparse { // what was said to be a hole may be none
+		return ErrChanged
+	}
+	h.mu.Lock()
+	warn := !h.warned
+	h.warned = true
+	h.mu.Unlock()
+	if warn {
+		h.v.log.Warn("a file is written to while it is read: its copy may be old in one part and new in another; show a snapshot instead",
+			"inode", h.n.ino)
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+package survey
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/walk"
+)
+
+// Stored is a stored file that has a data key.
+type Stored struct {
+	Path string // of the stored names
+	Head envelope.Header
+}
+
+// Files calls visit for each stored file in top that has a data key, with what its header says, from several goroutines. A
+// file of several names is met once. It returns what could not be looked at, the first of it one by one. It needs no config:
+// what is lost may be all of .kmsfs.
+func Files(ctx context.Context, top backing.Dir, visit func(Stored)) (unread int64, problems []Problem, err error) {
+	r := &run{top: top, visit: visit, zones: map[string]uint16{}, links: map[[2]uint64]struct{}{}}
+	r.res.Zones = []Zone{{}}
+	err = r.walk(ctx)
+	return r.res.Unread, r.res.Problems, err
+}
+
+// File is what Files tells of the file with the given stored names, as it is now; false where it is gone, or has no data key
+// any more.
+func File(top backing.Dir, path string) (s Stored, ok bool, err error) {
+	up, name := "", path
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		up, name = path[:i], path[i+1:]
+	}
+	d, err := walk.Open(top, up)
+	if err != nil {
+		return s, false, goneIsNone(err)
+	}
+	defer d.Close()
+	f, st, err := d.OpenStat(name, syscall.O_RDONLY, 0)
+	if err != nil {
+		return s, false, goneIsNone(err)
+	}
+	defer f.Close()
+	if st.Size == 0 {
+		return s, false, nil
+	}
+	head, err := headOf(f)
+	if err != nil && neverSynced(f, st.Size) {
+		return s, false, nil
+	}
+	return Stored{path, head}, err == nil, err
+}
+
+// neverSynced tells whether a stored file whose header is zeros is nothing but zeros: of all that was written only the size has
+// reached the disk, and no key is bound (FORMAT.md, Data file).
+func neverSynced(f backing.File, size int64) bool {
+	const data = 3 // SEEK_DATA of lseek(2)
+	b := make([]byte, 32*envelope.BlockSize)
+	for off := int64(0); off < size; {
+		at, err := f.Seek(off, data)
+		if errors.Is(err, syscall.ENXIO) {
+			return true
+		}
+		if err != nil {
+			at = off
+		}
+		n, err := f.ReadAt(b, at)
+		if err != nil || !envelope.IsZero(b[:n]) {
+			return false
+		}
+		if off = at + int64(n); n == 0 {
+			break
+		}
+	}
+	return true
+}
+
+// goneIsNone is err, or none where it says that there is no such file.
+func goneIsNone(err error) error {
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESTALE) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
+	return err
+}
