@@ -107,20 +107,20 @@ func anonymous(t *testing.T, m *lab.Mount) (locked, all int) {
 // TestFewFiles: a daemon that may have 256 files open serves many more: read, written, deleted while they are open, one after
 // another and all at once. On a shared mount each file takes one while it is open.
 func TestFewFiles(t *testing.T) {
-	const limit, each = 256, 5000
+	const limit = 256
 	var own syscall.Rlimit
 	check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own), "getrlimit")
-	for name, many := range map[string]int{"exclusive": 2000, "shared": 100} {
+	for name, n := range map[string]struct{ many, each int }{"exclusive": {2000, 5000}, "shared": {100, 500}} {
 		t.Run(name, func(t *testing.T) {
-			if own.Cur < uint64(many)+100 {
-				t.Skipf("the limit of open files is %d: ulimit -n %d", own.Cur, many+100)
+			if own.Cur < uint64(n.many)+100 {
+				t.Skipf("the limit of open files is %d: ulimit -n %d", own.Cur, n.many+100)
 			}
 			m := lab.MountNew(t, lab.Options{Shared: name == "shared", Files: limit})
 			if got := proc(t, m, "limits"); lab.IsKMSFS() && !strings.Contains(got, fmt.Sprintf("Max open files %d %[1]d ", limit)) {
 				t.Fatalf("limits of the daemon: %s", got)
 			}
 			text := []byte("some text")
-			files := make([]*os.File, many)
+			files := make([]*os.File, n.many)
 			for i := range files {
 				f, err := os.OpenFile(filepath.Join(m.Dir, fmt.Sprint("open", i)), os.O_RDWR|os.O_CREATE, 0o644)
 				check(t, err, fmt.Sprintf("file %d", i))
@@ -140,7 +140,7 @@ func TestFewFiles(t *testing.T) {
 				_, err = f.WriteAt(text, 5000)
 				check(t, err, fmt.Sprintf("grow file %d", i))
 			}
-			for i := range each {
+			for i := range n.each {
 				path := filepath.Join(m.Dir, fmt.Sprint("one", i%700))
 				check(t, os.WriteFile(path, text, 0o644), fmt.Sprintf("round %d", i))
 				if i%3 == 0 {
