@@ -24,11 +24,15 @@ func (d *dir) Lock(name string, mode LockMode) (File, error) {
 }
 
 func (f *file) LockWait(mode LockMode) error {
+	if f.sys.fuse {
+		return f.lockRemote(mode)
+	}
 	l := RangeLock{Start: lockByte, End: lockByte + 1}.flock(lockType(mode))
 	return eintr(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLKW, &l) })
 }
 
 func (f *file) Unlock() error {
+	f.held.Store(false)
 	l := RangeLock{Start: lockByte, End: lockByte + 1}.flock(unix.F_UNLCK)
 	return eintr(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &l) })
 }

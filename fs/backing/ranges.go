@@ -33,7 +33,7 @@ func (f *file) Locks() (*Locks, error) {
 	for _, how := range []int{unix.O_RDWR, unix.O_RDONLY} {
 		fd, err := openat(unix.AT_FDCWD, procFD(f.fd), how|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 		if err == nil {
-			return &Locks{&file{handle{fd: fd, sys: f.sys}}}, nil
+			return &Locks{&file{handle: handle{fd: fd, sys: f.sys}}}, nil
 		}
 		if err != unix.EACCES && err != unix.EROFS && err != unix.EPERM || how == unix.O_RDONLY {
 			return nil, err
