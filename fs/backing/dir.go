@@ -148,7 +148,7 @@ func (d *dir) Statfs() (Statfs, error) {
 }
 
 func (d *dir) Sync() error {
-	return eintr(func() error { return unix.Fsync(d.fd) })
+	return d.do(func() error { return unix.Fsync(d.fd) })
 }
 
 func (d *dir) SyncFS() error {

@@ -14,6 +14,7 @@ type system struct {
 	noXattrAt  atomic.Bool // before Linux 6.13
 	noFchmodat atomic.Bool // fchmodat2, before Linux 6.6
 	noLinkFD   atomic.Bool // linkat with AT_EMPTY_PATH: without CAP_DAC_READ_SEARCH, and the rules of Linux 6.10
+	noNoRepl   atomic.Bool // RENAME_NOREPLACE, on the file system
 	dirents    sync.Pool   // *[direntBytes]byte
 	fuse       bool        // the file system is FUSE: GlusterFS, CephFS' and others' clients; see remote.go
 }
@@ -30,6 +31,7 @@ type handle struct {
 	fd     int
 	sys    *system
 	closed atomic.Bool
+	held   atomic.Bool // by a lock of LockWait, on FUSE: see remote.go
 }
 
 // eintr repeats call while a signal interrupts it. (Go's handlers are installed with SA_RESTART, but some file

@@ -32,7 +32,7 @@ func (f *file) LockWait(mode LockMode) error {
 }
 
 func (f *file) Unlock() error {
-	f.through.Store(false)
+	f.held.Store(false)
 	l := RangeLock{Start: lockByte, End: lockByte + 1}.flock(unix.F_UNLCK)
 	return eintr(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &l) })
 }

@@ -107,9 +107,14 @@ func (d *dir) Rename(name string, to Dir, newName string, flags uint32) error {
 	if err := CheckRename(flags); err != nil {
 		return err
 	}
-	err = eintr(func() error { return unix.Renameat2(d.fd, name, t.fd, newName, uint(flags)) })
-	if err == unix.EINVAL && flags == unix.RENAME_NOREPLACE {
+	if flags == unix.RENAME_NOREPLACE && d.sys.noNoRepl.Load() {
 		return d.renameNew(name, t, newName)
+	}
+	err = eintr(func() error { return unix.Renameat2(d.fd, name, t.fd, newName, uint(flags)) })
+	if err == unix.EINVAL && flags == unix.RENAME_NOREPLACE { // or a directory is to be moved into itself
+		if err = d.renameNew(name, t, newName); err == nil {
+			d.sys.noNoRepl.Store(true)
+		}
 	}
 	return err
 }
