@@ -18,6 +18,7 @@ import (
 	"kmsfs/fs/backing/faults"
 	"kmsfs/fs/backing/memfs"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/check"
 )
 
 // breakage is a way in which a disk fails, from the nth call on that it concerns.
@@ -388,7 +389,7 @@ func wrongErrno(err error, errno syscall.Errno) string {
 // with the right errno or it is done; when the disk works again nothing is harmed, the vault works on, and closes, and
 // opens as it was.
 func TestCallFaults(t *testing.T) {
-	stride := effort[int64](t, 61, 17, 1)
+	stride, every := effort[int64](t, 61, 19, 1), effort(t, 5, 3, 1) // of the breakages
 	ks := &memoryKeys{}
 	base := callFiles(t, ks)
 	goroutines := runtime.NumGoroutine()
@@ -399,6 +400,9 @@ func TestCallFaults(t *testing.T) {
 				t.Parallel()
 				after := callsDone(t, base, ks, sc)
 				for j, kind := range breakages() {
+					if (i+j)%every != 0 {
+						continue
+					}
 					for at := int64(i+j) % stride; ; at += stride {
 						b := &breakage{name: kind.name, err: kind.err, hits: kind.hits, held: kind.held, part: kind.part, at: at}
 						failCall(t, base, ks, sc, b, after)
@@ -517,6 +521,17 @@ func failCall(t *testing.T, base *memfs.FS, ks *memoryKeys, sc scenario, b *brea
 			fail("it does not open again: %v", oerr)
 		}
 		look("opened again")
+		if access == vault.ReadOnly {
+			r, cerr := check.Run(ctx, fs.Root(), check.Options{Vault: v})
+			if cerr != nil {
+				fail("check: %v", cerr)
+			}
+			for _, f := range r.Findings {
+				if f.Kind != check.Note {
+					fail("after %v the check finds %+v", err, f)
+				}
+			}
+		}
 		if err := v.Close(); err != nil {
 			fail("close: %v", err)
 		}

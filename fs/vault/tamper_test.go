@@ -13,6 +13,7 @@ import (
 	"kmsfs/fs/backing"
 	"kmsfs/fs/backing/memfs"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/manifest"
 	"kmsfs/keysource"
 )
 
@@ -24,6 +25,8 @@ type victim struct {
 	stored map[string]string // by plaintext path
 	want   map[string]string // what each path reads as
 	errs   map[string]error  // and what with, where it is refused; nil: they are not kept
+
+	contents, indexes *manifest.Manifest // of before
 }
 
 const groupStored = 64 * 4096

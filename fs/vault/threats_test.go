@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -21,6 +23,8 @@ import (
 	"kmsfs/fs/backing"
 	"kmsfs/fs/backing/memfs"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/check"
+	"kmsfs/fs/vault/manifest"
 )
 
 // verdict is what becomes of a change by somebody who can write the vault.
@@ -39,8 +43,21 @@ type threat struct {
 	row   string
 	paths []string // that it concerns
 	want  verdict
+	found string   // by what else of finders it is found
 	do    []attack // each on a copy of its own
 }
+
+// finders are verify with keys, verify with a manifest of before, and --freshness with a file of before.
+var finders = [3]string{"verify", "manifest", "freshness"}
+
+const (
+	byAll      = "verify, manifest, freshness"
+	byChecks   = "verify, manifest"    // not of an index, or in .kmsfs
+	byStates   = "manifest, freshness" // authentic, and of another time or place
+	byVerify   = "verify"              // attributes are not listed
+	byManifest = "manifest"
+	byNone     = ""
+)
 
 // attack changes the vault x; older is the same vault with other contents, before.
 type attack struct {
@@ -237,52 +254,52 @@ func threats() []threat {
 	whole := part{"sector", 0, 512, "other", 512}
 	chunk := part{"chunk", 4096, 4096, "other", 8192}
 	return []threat{
-		{"header field: a bit", one, refusedIO, each("one", headerParts("other"), "flip")},
-		{"header field: of another file, zeros", one, refusedIO, slices.Concat(
+		{"header field: a bit", one, refusedIO, byAll, each("one", headerParts("other"), "flip")},
+		{"header field: of another file, zeros", one, refusedIO, byAll, slices.Concat(
 			each("one", []part{{"file id", 12, 16, "other", 0}, {"table and slot", 36, 12, "other", 0}}, "other file", "zero"),
 			each("one", []part{{"magic", 0, 4, "", 0}, {"table", 36, 8, "", 0}, {"size", 48, 8, "", 0}, {"flags", 6, 1, "", 0}}, "zero"))},
-		{"header field of a small file: a bit", small, refusedIO, each("inline", headerParts("inline2"), "flip")},
-		{"slot of a chunk: a bit, of another chunk or file, zeros, older", one, refusedIO, slices.Concat(each("one", slot[:2], "flip", "other file", "zero", "swap", "older"),
+		{"header field of a small file: a bit", small, refusedIO, byAll, each("inline", headerParts("inline2"), "flip")},
+		{"slot of a chunk: a bit, of another chunk or file, zeros, older", one, refusedIO, byAll, slices.Concat(each("one", slot[:2], "flip", "other file", "zero", "swap", "older"),
 			each("one", slot[2:], "flip"), each("one", []part{{"entry", 60, 30, "other", 120}}, "other file", "zero", "swap", "older"))},
-		{"previous entry, unsettled bits, presence bits: a bit", one, refusedIO, each("one", sector, "flip")},
-		{"presence bits: zeros", big, refusedIO, each("big", []part{{"presence bits", 481, 15, "", 0}}, "zero")},
-		{"seal: a bit, of another sector or file, zeros, older", one, refusedIO, each("one", []part{{"seal", 496, 16, "other", 1008}}, "flip", "zero", "other file", "swap", "older")},
-		{"sector: of another place or file, zeros, older without its chunks", one, refusedIO, each("one", []part{whole}, "swap", "other file", "zero", "older")},
-		{"sector: older, with its chunks", one, unseen, []attack{edit("older", at("one"), func(x, older *victim, b []byte) []byte {
+		{"previous entry, unsettled bits, presence bits: a bit", one, refusedIO, byAll, each("one", sector, "flip")},
+		{"presence bits: zeros", big, refusedIO, byAll, each("big", []part{{"presence bits", 481, 15, "", 0}}, "zero")},
+		{"seal: a bit, of another sector or file, zeros, older", one, refusedIO, byAll, each("one", []part{{"seal", 496, 16, "other", 1008}}, "flip", "zero", "other file", "swap", "older")},
+		{"sector: of another place or file, zeros, older without its chunks", one, refusedIO, byAll, each("one", []part{whole}, "swap", "other file", "zero", "older")},
+		{"sector: older, with its chunks", one, unseen, byStates, []attack{edit("older", at("one"), func(x, older *victim, b []byte) []byte {
 			was := older.bytes(x.stored["one"])
 			copy(b[:512], was[:512])
 			copy(b[4096:8*4096], was[4096:8*4096])
 			return b
 		})}},
-		{"index block: of another group, zeros", big, refusedIO, slices.Concat(each("big", []part{{"index block", 0, 4096, "", 2 * groupStored}}, "swap", "zero"),
+		{"index block: of another group, zeros", big, refusedIO, byAll, slices.Concat(each("big", []part{{"index block", 0, 4096, "", 2 * groupStored}}, "swap", "zero"),
 			each("big", []part{{"last index block", 2 * groupStored, 4096, "", 0}, {"last group", 2 * groupStored, 5 * 4096, "", 0}}, "zero"))},
-		{"chunk: a bit, of another place or file, zeros, older", one, refusedIO, each("one", []part{chunk}, "flip", "swap", "other file", "zero", "older")},
-		{"chunk of another group", big, refusedIO, each("big", []part{{"chunk", 4096, 4096, "", 2*groupStored + 4096}}, "swap")},
-		{"small file, nonce, tag or content: a bit, of another file, zeros, older", small, refusedIO, slices.Concat(each("inline", inline, "flip", "other file", "zero", "older"),
+		{"chunk: a bit, of another place or file, zeros, older", one, refusedIO, byChecks, each("one", []part{chunk}, "flip", "swap", "other file", "zero", "older")},
+		{"chunk of another group", big, refusedIO, byChecks, each("big", []part{{"chunk", 4096, 4096, "", 2*groupStored + 4096}}, "swap")},
+		{"small file, nonce, tag or content: a bit, of another file, zeros, older", small, refusedIO, byAll, slices.Concat(each("inline", inline, "flip", "other file", "zero", "older"),
 			each("inline", []part{{"reserved", 88, 40, "", 0}}, "flip"))},
-		{"stored size: shorter, not nothing", one, refusedIO, cut("one", 1, 50, 51, 4096, 9*4096, 10*4096)},
-		{"stored size of a small file: shorter, not nothing", small, refusedIO, cut("inline", 1, 100, 700, 827)},
-		{"stored size: longer", one, refusedIO, longer("one", 1, 512, 4096, groupStored)},
-		{"stored size of a small file: longer", small, noChange, longer("inline", 1, 512, 4096)},
-		{"file: cut to nothing, or to zeros", one, unseen, []attack{edit("nothing", at("one"), func(_, _ *victim, b []byte) []byte { return nil }),
-			edit("zeros", at("one"), func(_, _ *victim, b []byte) []byte { return make([]byte, len(b)) })}},
-		{"file: removed", one, refusedGone, []attack{names("remove", func(x *victim, root backing.Dir) error { return root.Unlink(x.stored["one"]) })}},
-		{"file: older as a whole", one, unseen, []attack{edit("older", at("one"), func(x, older *victim, _ []byte) []byte { return older.bytes(x.stored["one"]) })}},
-		{"file: exchanged with another", []string{"one", "other"}, unseen, []attack{names("exchange", func(x *victim, root backing.Dir) error {
+		{"stored size: shorter, not nothing", one, refusedIO, byAll, cut("one", 1, 50, 51, 4096, 9*4096, 10*4096)},
+		{"stored size of a small file: shorter, not nothing", small, refusedIO, byAll, cut("inline", 1, 100, 700, 827)},
+		{"stored size: longer", one, refusedIO, byAll, longer("one", 1, 512, 4096, groupStored)},
+		{"stored size of a small file: longer", small, noChange, byStates, longer("inline", 1, 512, 4096)},
+		{"file: cut to nothing, or to zeros", []string{"other"}, unseen, byStates, []attack{edit("nothing", at("other"), func(_, _ *victim, b []byte) []byte { return nil }),
+			edit("zeros", at("other"), func(_, _ *victim, b []byte) []byte { return make([]byte, len(b)) })}},
+		{"file: removed", one, refusedGone, byStates, []attack{names("remove", func(x *victim, root backing.Dir) error { return root.Unlink(x.stored["one"]) })}},
+		{"file: older as a whole", one, unseen, byStates, []attack{edit("older", at("one"), func(x, older *victim, _ []byte) []byte { return older.bytes(x.stored["one"]) })}},
+		{"file: exchanged with another", []string{"one", "other"}, unseen, byStates, []attack{names("exchange", func(x *victim, root backing.Dir) error {
 			return root.Rename(x.stored["one"], root, x.stored["other"], vault.RenameExchange)
 		})}},
 
-		{"record: a bit, its checksum not mended", one, refusedIO, recordFlips(false, 0, 4, 5, 6, 8, 12, 28, 36, 68, 84, 85, 88, 90, 94, 130, 500)},
-		{"record: a bit, its checksum mended", one, refusedIO, recordFlips(true, 0, 4, 5, 6, 8, 12, 28, 36, 68, 84, 85, 88, 89, 90, 126, 140)},
-		{"record: of another file, zeros", one, refusedIO, []attack{
+		{"record: a bit, its checksum not mended", one, refusedIO, byChecks, recordFlips(false, 0, 4, 5, 6, 8, 12, 28, 36, 68, 84, 85, 88, 90, 94, 130, 500)},
+		{"record: a bit, its checksum mended", one, refusedIO, byChecks, recordFlips(true, 0, 4, 5, 6, 8, 12, 28, 36, 68, 84, 85, 88, 89, 90, 126, 140)},
+		{"record: of another file, zeros", one, refusedIO, byChecks, []attack{
 			record("other", "one", func(x *victim, slot []byte) {
 				s, off, size := tableOf(x, "other")
 				copy(slot, x.bytes(s)[off:off+size])
 			}, false),
 			record("zeros", "one", func(_ *victim, slot []byte) { clear(slot) }, false)}},
-		{"record: key material id, its checksum mended", one, noChange, recordFlips(true, 94, 125)},
-		{"table header: a field", one, refusedIO, tableHeaders()},
-		{"table: of another vault, zeros, cut, removed", one, refusedIO, []attack{
+		{"record: key material id, its checksum mended", one, noChange, byManifest, recordFlips(true, 94, 125)},
+		{"table header: a field", one, refusedIO, byChecks, tableHeaders()},
+		{"table: of another vault, zeros, cut, removed", one, refusedIO, byChecks, []attack{
 			{"another vault's", func(x, _ *victim) {
 				s, _, _ := tableOf(x, "one")
 				y := newVictim(x.t)
@@ -301,29 +318,31 @@ func threats() []threat {
 				keys.Unlink(filepath.Base(s))
 			}}}},
 
-		{"directory id: a bit, zeros, cut, longer", d, refusedIO, slices.Concat(dirBits(dirFile), []attack{
+		{"directory id: a bit, zeros, cut, longer", d, refusedIO, byAll, slices.Concat(dirBits(dirFile), []attack{
 			edit("zeros", dirFile, func(_, _ *victim, b []byte) []byte { return make([]byte, len(b)) }),
 			edit("cut", dirFile, func(_, _ *victim, b []byte) []byte { return b[:len(b)-1] }),
 			edit("empty", dirFile, func(_, _ *victim, b []byte) []byte { return nil }),
 			edit("longer", dirFile, func(_, _ *victim, b []byte) []byte { return append(b, 0) })})},
-		{"directory id: removed", d, refusedIO, []attack{names("remove", func(x *victim, _ backing.Dir) error { return x.sub(x.stored["d"]).Unlink(envelope.DirFileName) })}},
-		{"directory id: of another directory", d, refusedGone, []attack{{"swap", func(x, _ *victim) {
+		{"directory id: removed", d, refusedIO, byAll, []attack{names("remove", func(x *victim, _ backing.Dir) error { return x.sub(x.stored["d"]).Unlink(envelope.DirFileName) })}},
+		{"directory id: of another directory", d, refusedGone, byAll, []attack{{"swap", func(x, _ *victim) {
 			a, b := dirFile(x), x.stored["d2"]+"/"+envelope.DirFileName
 			c := x.bytes(a)
 			x.set(a, x.bytes(b))
 			x.set(b, c)
 		}}}},
-		{"directories exchanged", d, refusedGone, []attack{names("exchange", func(x *victim, root backing.Dir) error {
+		{"directories exchanged", d, refusedGone, byStates, []attack{names("exchange", func(x *victim, root backing.Dir) error {
 			return root.Rename(x.stored["d"], root, x.stored["d2"], vault.RenameExchange) // d/in is d2/in now
 		})}},
-		{"encryption zone: a bit", d, refusedIO, zoneBits()},
-		{"encryption zone: taken away by an older directory id", d, noChange, []attack{{"older", func(x, _ *victim) {
+		{"encryption zone: a bit", d, refusedIO, byAll, zoneBits()},
+		{"encryption zone: taken away by an older directory id", d, noChange, byStates, []attack{{"older", func(x, _ *victim) {
 			before := x.bytes(dirFile(x))
 			x.zone("d")
 			x.set(dirFile(x), before)
 		}}}},
 
-		{"name: moved to another directory, changed, removed", d, refusedGone, []attack{
+		{"name: removed", d, refusedGone, byStates, []attack{
+			names("removed", func(x *victim, _ backing.Dir) error { return x.sub(x.stored["d"]).Unlink(x.inD()) })}},
+		{"name: moved to another directory, changed", d, refusedGone, byAll, []attack{
 			names("other directory", func(x *victim, _ backing.Dir) error {
 				return x.sub(x.stored["d"]).Rename(x.inD(), x.sub(x.stored["d2"]), x.inD(), 0)
 			}),
@@ -334,9 +353,8 @@ func threats() []threat {
 				dir, name := x.sub(x.stored["d"]), []byte(x.inD())
 				name[10] ^= 1
 				return dir.Rename(x.inD(), dir, string(name), 0)
-			}),
-			names("removed", func(x *victim, _ backing.Dir) error { return x.sub(x.stored["d"]).Unlink(x.inD()) })}},
-		{"companion of a long name: removed, changed, moved", []string{"list /d"}, refusedGone, []attack{
+			})}},
+		{"companion of a long name: removed, changed, moved", []string{"list /d"}, refusedGone, byAll, []attack{
 			names("removed", func(x *victim, _ backing.Dir) error { return x.sub(x.stored["d"]).Unlink(x.companions()[0]) }),
 			names("changed", func(x *victim, _ backing.Dir) error {
 				dir, c := x.sub(x.stored["d"]), x.companions()[0]
@@ -350,17 +368,17 @@ func threats() []threat {
 				return x.sub(x.stored["d"]).Rename(x.companions()[1], x.sub(x.stored["d2"]), x.companions()[1], 0)
 			})}},
 
-		{"symlink target: a character, cut", []string{"link"}, refusedIO, symlinks()},
-		{"symlink target: of another symlink", []string{"link"}, unseen, []attack{names("other", func(x *victim, root backing.Dir) error {
+		{"symlink target: a character, cut", []string{"link"}, refusedIO, byAll, symlinks()},
+		{"symlink target: of another symlink", []string{"link"}, unseen, byStates, []attack{names("other", func(x *victim, root backing.Dir) error {
 			target, err := root.Readlink(x.stored["link2"])
 			return errors.Join(err, root.Unlink(x.stored["link"]), root.Symlink(target, x.stored["link"]))
 		})}},
-		{"attribute: a bit, cut, longer, of another file, of another name", []string{"one xattr"}, refusedIO, attributes()},
-		{"attribute: removed", []string{"one xattr"}, refusedGone, []attack{names("remove", func(x *victim, root backing.Dir) error {
+		{"attribute: a bit, cut, longer, of another file, of another name", []string{"one xattr"}, refusedIO, byVerify, attributes()},
+		{"attribute: removed", []string{"one xattr"}, refusedGone, byNone, []attack{names("remove", func(x *victim, root backing.Dir) error {
 			name, _ := x.attribute("one")
 			return root.RemovexattrAt(x.stored["one"], name)
 		})}},
-		{"attribute: older", []string{"one xattr"}, unseen, []attack{{"older", func(x, older *victim) {
+		{"attribute: older", []string{"one xattr"}, unseen, byNone, []attack{{"older", func(x, older *victim) {
 			name, was := x.attribute("one")
 			was = bytes.Clone(was)
 			x.recolour("one", "red now")
@@ -370,17 +388,17 @@ func threats() []threat {
 			x.want["one xattr"] = "red now"
 		}}}},
 
-		{"vault.json: a member", nil, refusedAll, []attack{
+		{"vault.json: a member", nil, refusedAll, byAll, []attack{
 			config(`"format": 1`, `"format": 2`), config(`"volume_id": "......`, `"volume_id": "123456`), config(`"features": \[\]`, `"features": ["zones"]`), config(`"chunk_size": 4096`, `"chunk_size": 16384`),
 			config(`local:store`, `local:other`), config(`alias/aws/kmsfs`, `alias/mallory`), config(`"created": "2`, `"created": "1`), config(`"commitment": "..`, `"commitment": "zz`),
 			config(`"mac": "..`, `"mac": "zz`), config(`"wrappings": \[[^]]*\]`, `"wrappings": []`), config(`"ciphertext_blob": "....`, `"ciphertext_blob": "AAAA`),
 			config(`key/memory`, `key/other`), config(`"keysource":`, `"keysource2":`)}},
-		{"vault.json: bits, zeros, cut, removed", nil, refusedAll, configFiles()},
-		{"vault.json: of another vault", nil, refusedAll, []attack{edit("other", control("vault.json"), func(x, _ *victim, _ []byte) []byte {
+		{"vault.json: bits, zeros, cut, removed", nil, refusedAll, byAll, configFiles()},
+		{"vault.json: of another vault", nil, refusedAll, byAll, []attack{edit("other", control("vault.json"), func(x, _ *victim, _ []byte) []byte {
 			return newVictim(x.t).bytes(envelope.ControlDir + "/vault.json")
 		})}},
 
-		{"journal: a bit, records exchanged, cut, zeros, removed", one, unseen, journals()},
+		{"journal: a bit, records exchanged, cut, zeros, removed", one, unseen, byManifest, journals()},
 	}
 }
 
@@ -435,6 +453,7 @@ func (x *victim) zone(path string) {
 	if err := errors.Join(err, v.Close()); err != nil {
 		x.t.Fatal(err)
 	}
+	x.list()
 }
 
 func (x *victim) recolour(path, colour string) {
@@ -556,6 +575,7 @@ func journals() (aa []attack) {
 			if got := x.read()["one"]; got != string(now) {
 				x.t.Fatal("the journal is not read: this shows nothing")
 			}
+			x.list()
 			s := envelope.ControlDir + "/journal/0"
 			x.set(s, f(x.bytes(s)))
 			got := x.read()["one"]
@@ -590,6 +610,7 @@ func TestThreats(t *testing.T) {
 	older := *base
 	older.fs = base.fs.Kill()
 	base.write(100)
+	base.list()
 	var attacks atomic.Int64
 	t.Run("rows", func(t *testing.T) {
 		for _, th := range threats() {
@@ -608,14 +629,55 @@ func (th threat) try(t *testing.T, base *victim, older victim, attacks *atomic.I
 	if len(th.do) == 0 {
 		t.Fatal("nothing is tried")
 	}
+	by := map[string][]string{}
 	for _, a := range th.do {
 		x, o := *base, older
 		x.t, o.t, x.fs = t, t, base.fs.Kill()
 		x.want = maps.Clone(base.want)
 		a.do(&x, &o)
 		th.judge(t, a.what, &x)
+		if got := x.found(); got != th.found {
+			by[got] = append(by[got], a.what)
+		}
 		attacks.Add(1)
 	}
+	for got, what := range by {
+		t.Errorf("%s: found by %q, want %q: %.300q", th.row, got, th.found, what)
+	}
+}
+
+// list notes what the vault is like, as who makes a manifest and mounts with --freshness.
+func (x *victim) list() {
+	x.t.Helper()
+	v := openVault(x.t, x.fs.Root, x.ks, vault.Options{Access: vault.ReadOnly})
+	defer v.Close()
+	for depth, m := range map[manifest.Depth]**manifest.Manifest{manifest.Contents: &x.contents, manifest.Indexes: &x.indexes} {
+		var err error
+		if *m, err = manifest.Create(ctx, x.fs.Root(), v, depth, time.Now(), io.Discard, nil); err != nil {
+			x.t.Fatal(err)
+		}
+	}
+}
+
+// found says which of the finders notice that something is not as it was.
+func (x *victim) found() string {
+	x.t.Helper()
+	var by []string
+	v, err := vault.Open(ctx, x.fs.Root(), x.ks, vault.Options{Access: vault.ReadOnly})
+	if err != nil {
+		return byAll // none of them begins
+	}
+	defer v.Close()
+	r, err := check.Run(ctx, x.fs.Root(), check.Options{Vault: v})
+	if err != nil || slices.ContainsFunc(r.Findings, func(f check.Finding) bool { return f.Damage() || f.Kind == check.Unsupported }) {
+		by = append(by, finders[0])
+	}
+	for i, m := range []*manifest.Manifest{x.contents, x.indexes} {
+		if diff, err := m.Compare(ctx, x.fs.Root(), nil); err != nil || len(diff) > 0 {
+			by = append(by, finders[i+1])
+		}
+	}
+	return strings.Join(by, ", ")
 }
 
 // judge reads everything and holds the verdict.
@@ -687,6 +749,12 @@ func TestThreatsPage(t *testing.T) {
 			t.Errorf("THREATS.md has the row %q %d times", th.row, n)
 		}
 	}
+	mark := func(found, finder string) string {
+		if strings.Contains(found, finder) {
+			return "yes"
+		}
+		return "no"
+	}
 	verdicts := map[verdict]string{refusedIO: "EIO", refusedGone: "gone", refusedAll: "no mount", unseen: "**no**", noChange: "harmless"}
 	rows := 0
 	for _, line := range strings.Split(page, "\n") {
@@ -698,8 +766,12 @@ func TestThreatsPage(t *testing.T) {
 		i := slices.IndexFunc(threats(), func(th threat) bool { return th.row == strings.TrimPrefix(cells[0], "| ") })
 		if i < 0 {
 			t.Errorf("no test has the row %q", cells[0])
-		} else if want := verdicts[threats()[i].want]; cells[1] != want {
-			t.Errorf("%q: %s, the test says %s", cells[0], cells[1], want)
+		} else {
+			th := threats()[i]
+			want := []string{verdicts[th.want], mark(th.found, finders[0]), mark(th.found, finders[1]), mark(th.found, finders[2])}
+			if !slices.Equal(cells[1:5], want) {
+				t.Errorf("%q: %q, the test says %q", cells[0], cells[1:5], want)
+			}
 		}
 	}
 	if rows != len(threats()) {
