@@ -88,6 +88,9 @@ func (k *keeper) drop(f *file) {
 
 // erase notes that the record at loc belongs to nothing any more.
 func (k *keeper) erase(loc envelope.Locator) {
+	if k.v.copied.Load() && !k.v.pools.writes(loc.Table) && !k.v.renewals.writes(loc.Table) {
+		return
+	}
 	k.mu.Lock()
 	k.erased = append(k.erased, loc)
 	full := len(k.erased) == eraseMost

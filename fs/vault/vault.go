@@ -126,8 +126,9 @@ type Vault struct {
 
 	shared   bool
 	readOnly bool
-	tracked  bool // see Opens
-	owners   bool // new files go to who asked for them: this process may give files away
+	copied   atomic.Bool // see lookForCopy
+	tracked  bool        // see Opens
+	owners   bool        // new files go to who asked for them: this process may give files away
 	uid, gid uint32
 	maxSize  int64
 	deadline time.Duration
@@ -466,8 +467,10 @@ func (v *Vault) takeLock() (err error) {
 	if v.shared {
 		mode = backing.LockShared
 	}
-	v.lock, err = lock(v.ctlDir, mode)
-	return err
+	if v.lock, err = lock(v.ctlDir, mode); err != nil {
+		return err
+	}
+	return v.lookForCopy()
 }
 
 func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
