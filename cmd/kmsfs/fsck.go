@@ -38,7 +38,8 @@ func (a *app) fsckCommand() *cobra.Command {
 		Long: `Look through a vault that nobody has mounted for what a crash, or a program without the key, may leave in it. No mount needs that
 first: it puts in place by itself what the last one was about to write, and reads right with all that is said here. With --repair:
 
-  records of no file, of a crash or of files deleted from outside, are erased
+  records of no file, of a crash or of files deleted from outside, are erased, but not while there is something of which cannot be told
+  what record it needs, nor where no file names a record at all
   parts of long names that are not there, and what a rewrap or a change of the config was about to replace, are removed
   files that were being written when the last mount died are settled: their checks become strict again
   a key table whose header is damaged gets it anew, from its name and its records; the damaged one stays beside it
@@ -145,6 +146,11 @@ func (a *app) writeFsck(f *fsckFlags, info *fsckInfo) error {
 		state = "was not unmounted; the next mount puts in place what it has left"
 		if f.repair {
 			state = "was not unmounted; what it had left is in place"
+		}
+	}
+	if info.Unsure != "" {
+		if _, err := fmt.Fprintf(a.stdout, "records of no file were not looked for: %s\n", oneLine(info.Unsure)); err != nil {
+			return err
 		}
 	}
 	_, err := fmt.Fprintf(a.stdout, "%d directories, %d files, %d records: %d findings, %d mended; %s\n", info.Directories, info.Files, info.Records,

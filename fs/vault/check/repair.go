@@ -17,6 +17,9 @@ import (
 // DamagedDir is the directory in .kmsfs into which Repair moves what is beyond help.
 const DamagedDir = "damaged"
 
+// DamagedAttrs is the directory in that of one repair that has damaged extended attributes.
+const DamagedAttrs = "xattrs"
+
 // Moved is what Repair has done about one finding.
 type Moved struct {
 	Finding
@@ -244,9 +247,9 @@ func (r *repair) attributes(f Finding) (to string, err error) {
 		get = func(attr string, b []byte) (int, error) { return d.GetxattrAt(name, attr, b) }
 		remove = func(attr string) error { return d.RemovexattrAt(name, attr) }
 	}
-	to = walk.Join(walk.Join(r.base, "xattrs"), f.Stored)
+	to = walk.Join(walk.Join(r.base, DamagedAttrs), f.Stored)
 	if f.Stored == "" {
-		to = walk.Join(r.base, "xattrs")
+		to = walk.Join(r.base, DamagedAttrs)
 	}
 	for _, attr := range f.attrs {
 		b := make([]byte, 1<<17)

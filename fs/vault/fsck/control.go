@@ -34,6 +34,9 @@ func (f *finder) control(ctl backing.Dir) error {
 
 // tables looks for records of no file, and for tables whose header is damaged.
 func (f *finder) tables() error {
+	if len(f.used) == 0 {
+		f.unsure("no file here names a record")
+	}
 	return f.sc.Scan(f.ctx, sidecar.ScanOptions{}, func(p *sidecar.Part) error {
 		stored := envelope.ControlDir + "/keys/" + envelope.TableName(p.Table)
 		if p.Err != nil {
@@ -51,13 +54,13 @@ func (f *finder) tables() error {
 			switch {
 			case e.Err != nil:
 				f.trouble(stored, "", fmt.Errorf("slot %d: %w", e.Loc.Slot, e.Err))
-			case f.used[p.Table][e.Loc.Slot]:
+			case f.used[p.Table][e.Loc.Slot], f.doubt[e.Record.ID]:
 			case !f.o.Now.IsZero() && f.o.Now.UnixNano()-e.Record.Created < int64(spare):
 			default:
 				x.slots = append(x.slots, e.Loc.Slot)
 			}
 		}
-		if len(x.slots) > 0 && !f.missed {
+		if len(x.slots) > 0 && f.res.Unsure == "" {
 			x.What = fmt.Sprintf("%d records of no file", len(x.slots))
 			f.add(x)
 		}
