@@ -14,7 +14,7 @@ import (
 
 // control looks for what is left over in .kmsfs.
 func (f *finder) control(ctl backing.Dir) error {
-	if _, err := ctl.StatAt("vault.json.new"); err == nil {
+	if isFile(ctl, "vault.json.new") {
 		f.add(Finding{Kind: Leftover, Stored: envelope.ControlDir + "/vault.json.new", What: "a change of the config did not get to its end"})
 	}
 	keys, err := ctl.OpenDir("keys")
@@ -24,12 +24,18 @@ func (f *finder) control(ctl backing.Dir) error {
 	defer keys.Close()
 	return keys.ReadDir(func(e backing.Entry) bool {
 		if id, ok := strings.CutSuffix(e.Name, ".new"); ok {
-			if _, ok := envelope.ParseTableName(id); ok {
+			if _, ok := envelope.ParseTableName(id); ok && isFile(keys, e.Name) && isFile(keys, id) { // else it may be all that there is
 				f.add(Finding{Kind: Leftover, Stored: envelope.ControlDir + "/keys/" + e.Name, What: "a rewrap did not get to its end"})
 			}
 		}
 		return true
 	})
+}
+
+// isFile says whether name is a regular file.
+func isFile(d backing.Dir, name string) bool {
+	st, err := d.StatAt(name)
+	return err == nil && st.Mode&syscall.S_IFMT == syscall.S_IFREG
 }
 
 // tables looks for records of no file, and for tables whose header is damaged.

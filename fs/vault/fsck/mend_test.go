@@ -2,6 +2,7 @@ package fsck_test
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"os"
 	"strings"
@@ -53,5 +54,22 @@ func TestErasedAfterSync(t *testing.T) {
 	})
 	if bytes.Equal(before, tables()) {
 		t.Error("nothing was erased")
+	}
+}
+
+// What was to take the place of something is not removed where that is not there.
+func TestLeftoverKept(t *testing.T) {
+	w := newWorld(t)
+	dir := w.dirs()[0]
+	table := w.stored(func(p string, e fs.DirEntry) bool { return strings.HasPrefix(p, ".kmsfs/keys/") })[0]
+	for _, p := range []string{dir + "/.kmsfs.dir", table} {
+		w.must(os.Rename(w.path(p), w.path(p+".new")))
+	}
+	w.must(os.Mkdir(w.path(w.dirs()[1]+"/.kmsfs.dir.new"), 0o700))
+	w.mendAll()
+	for _, p := range []string{dir + "/.kmsfs.dir", table} {
+		if _, err := os.Stat(w.path(p + ".new")); errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s.new is gone", p)
+		}
 	}
 }

@@ -195,6 +195,9 @@ func (f *finder) companions(i item, h backing.Dir) {
 		}
 	}
 	for _, name := range aside {
+		if !isFile(h, name) || !names[envelope.DirFileName] { // it may be all that there is of the id
+			continue
+		}
 		f.add(Finding{Kind: Leftover, Stored: walk.Join(i.stored, name), What: "a change of the encryption zone did not get to its end"})
 	}
 }
