@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -92,15 +93,21 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, path string) (err error) {
 	defer o.closeInto(&err)
 	m := a.newMeter()
 	defer m.end()
-	res, err := fsck.Find(ctx, top, o.Vault, fsck.Options{Now: began, Progress: func(int64) { m.add(0) }})
+	find := func() (*fsck.Result, error) {
+		return fsck.Find(ctx, top, o.Vault, fsck.Options{Now: began, Progress: func(int64) { m.add(0) }})
+	}
+	res, err := find()
 	if err != nil {
 		return explain(err, p)
 	}
-	res.Unclean = unclean
 	info := fsckInfo{Vault: p.Vault, Result: *res}
 	if f.repair {
 		info.Mended, err = fsck.Mend(ctx, top, o.Vault, res.Findings)
+		if err == nil && slices.ContainsFunc(info.Mended, func(m fsck.Mended) bool { return m.Kind == fsck.TableHeader }) {
+			err = info.again(ctx, top, o.Vault, find) // what was found of its files was of the header
+		}
 	}
+	info.Unclean = unclean
 	m.end()
 	info.Seconds = time.Since(began).Seconds()
 	if e := a.writeFsck(f, &info); err == nil {
@@ -110,6 +117,23 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, path string) (err error) {
 		return fmt.Errorf("fsck of %s: %w", p.Vault, err)
 	}
 	return fsckVerdict(f, &info)
+}
+
+// again finds and mends once more.
+func (i *fsckInfo) again(ctx context.Context, top backing.Dir, v *vault.Vault, find func() (*fsck.Result, error)) error {
+	r, err := find()
+	if err != nil {
+		return err
+	}
+	more, err := fsck.Mend(ctx, top, v, r.Findings)
+	i.Result = *r
+	for _, m := range i.Mended {
+		if !slices.ContainsFunc(r.Findings, func(f fsck.Finding) bool { return f.Kind == m.Kind && f.Stored == m.Stored }) {
+			i.Findings = append(i.Findings, m.Finding)
+		}
+	}
+	i.Mended = append(i.Mended, more...)
+	return err
 }
 
 // writeFsck prints what was found and done.
