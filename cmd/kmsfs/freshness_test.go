@@ -126,6 +126,24 @@ func TestFreshnessRename(t *testing.T) {
 	b.ok("freshness check v fresh")
 }
 
+// TestFreshnessPlace: who can put back the vault must not be able to put back the file with it, nor is it a file of the vault.
+func TestFreshnessPlace(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.ok("init --key-store keys v")
+	if err := os.Symlink("v/.kmsfs", b.dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"v/fresh", "v/.kmsfs/fresh", "link/fresh"} {
+		b.fails(2, "is in the vault", "outside", "freshness accept v "+file)
+		b.fails(2, "is in the vault", "outside", "freshness check v "+file)
+	}
+	needFUSE(t)
+	b.mkdir("p")
+	b.fails(2, "is in the vault", "outside", "mount --freshness v/fresh v p")
+	b.ok("freshness accept v v.fresh")
+}
+
 // entries are the names in a directory.
 func (b *bench) entries(dir string) (list []string) {
 	b.t.Helper()
