@@ -8,6 +8,7 @@ import (
 	iofs "io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -121,8 +122,23 @@ func notFresh(vaultDir, file string, n int) error {
 		"kmsfs freshness check %s %s names them; if that is right, after a restore: kmsfs freshness accept %s %s", quote(vaultDir), quote(file), quote(vaultDir), quote(file))
 }
 
+// outside refuses a file that is in the vault: who puts that back has it put back too.
+func (f freshness) outside(dir string) error {
+	up, err := resolve(filepath.Dir(f.file))
+	if err != nil {
+		return err
+	}
+	if inside(up, dir) {
+		return hintf(faultf(errUsage, "--freshness: %s is in the vault", f.file), "name a file outside of %s", quote(dir))
+	}
+	return nil
+}
+
 // compare returns what is not as the file says.
 func (f freshness) compare(ctx context.Context, v *vault.Vault, dir string) ([]manifest.Difference, error) {
+	if err := f.outside(dir); err != nil {
+		return nil, err
+	}
 	in, err := os.Open(f.file)
 	if err != nil {
 		return nil, hintf(faultf(err, "--freshness: %w", err), "kmsfs freshness accept %s %s makes it, of the vault as it is now", quote(dir), quote(f.file))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -93,6 +94,54 @@ func TestFreshness(t *testing.T) {
 	b.fails(2, "of kmsfs freshness", "freshness check", "verify --manifest fresh v")
 	b.ok("manifest --output m v")
 	b.fails(3, "manifest of contents", "freshness accept", "freshness check v m")
+}
+
+// TestFreshnessRename: a directory that took the place of another before the daemon was killed is the work of the mount.
+func TestFreshnessRename(t *testing.T) {
+	b := mountBench(t, "p")
+	b.mkdir("p")
+	b.ok("init --key-store keys v")
+	b.ok("freshness accept v fresh")
+	b.ok("mount --freshness fresh v p")
+	b.mkdir("p/old")
+	b.mkdir("p/new")
+	b.write("p/new/file", "x")
+	time.Sleep(1100 * time.Millisecond) // the time in the file has whole seconds
+	b.ok("umount p")
+	b.ok("mount --freshness fresh v p")
+	if err := errors.Join(os.Remove(b.dir+"/p/old"), os.Rename(b.dir+"/p/new", b.dir+"/p/old")); err != nil {
+		t.Fatal(err)
+	}
+	var s mountStatus
+	b.json("status --json v", &s)
+	if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.ok("umount p")
+	for running(s.PID) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.ok("mount --freshness fresh v p")
+	b.ok("umount p")
+	b.ok("freshness check v fresh")
+}
+
+// TestFreshnessPlace: who can put back the vault must not be able to put back the file with it, nor is it a file of the vault.
+func TestFreshnessPlace(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.ok("init --key-store keys v")
+	if err := os.Symlink("v/.kmsfs", b.dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"v/fresh", "v/.kmsfs/fresh", "link/fresh"} {
+		b.fails(2, "is in the vault", "outside", "freshness accept v "+file)
+		b.fails(2, "is in the vault", "outside", "freshness check v "+file)
+	}
+	needFUSE(t)
+	b.mkdir("p")
+	b.fails(2, "is in the vault", "outside", "mount --freshness v/fresh v p")
+	b.ok("freshness accept v v.fresh")
 }
 
 // entries are the names in a directory.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,7 +39,8 @@ func (a *app) fsckCommand() *cobra.Command {
 		Long: `Look through a vault that nobody has mounted for what a crash, or a program without the key, may leave in it. No mount needs that
 first: it puts in place by itself what the last one was about to write, and reads right with all that is said here. With --repair:
 
-  records of no file, of a crash or of files deleted from outside, are erased
+  records of no file, of a crash or of files deleted from outside, are erased, but not while there is something of which cannot be told
+  what record it needs, nor where no file names a record at all
   parts of long names that are not there, and what a rewrap or a change of the config was about to replace, are removed
   files that were being written when the last mount died are settled: their checks become strict again
   a key table whose header is damaged gets it anew, from its name and its records; the damaged one stays beside it
@@ -91,15 +93,21 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, path string) (err error) {
 	defer o.closeInto(&err)
 	m := a.newMeter()
 	defer m.end()
-	res, err := fsck.Find(ctx, top, o.Vault, fsck.Options{Now: began, Progress: func(int64) { m.add(0) }})
+	find := func() (*fsck.Result, error) {
+		return fsck.Find(ctx, top, o.Vault, fsck.Options{Now: began, Progress: func(int64) { m.add(0) }})
+	}
+	res, err := find()
 	if err != nil {
 		return explain(err, p)
 	}
-	res.Unclean = unclean
 	info := fsckInfo{Vault: p.Vault, Result: *res}
 	if f.repair {
 		info.Mended, err = fsck.Mend(ctx, top, o.Vault, res.Findings)
+		if err == nil && slices.ContainsFunc(info.Mended, func(m fsck.Mended) bool { return m.Kind == fsck.TableHeader }) {
+			err = info.again(ctx, top, o.Vault, find) // what was found of its files was of the header
+		}
 	}
+	info.Unclean = unclean
 	m.end()
 	info.Seconds = time.Since(began).Seconds()
 	if e := a.writeFsck(f, &info); err == nil {
@@ -109,6 +117,23 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, path string) (err error) {
 		return fmt.Errorf("fsck of %s: %w", p.Vault, err)
 	}
 	return fsckVerdict(f, &info)
+}
+
+// again finds and mends once more.
+func (i *fsckInfo) again(ctx context.Context, top backing.Dir, v *vault.Vault, find func() (*fsck.Result, error)) error {
+	r, err := find()
+	if err != nil {
+		return err
+	}
+	more, err := fsck.Mend(ctx, top, v, r.Findings)
+	i.Result = *r
+	for _, m := range i.Mended {
+		if !slices.ContainsFunc(r.Findings, func(f fsck.Finding) bool { return f.Kind == m.Kind && f.Stored == m.Stored }) {
+			i.Findings = append(i.Findings, m.Finding)
+		}
+	}
+	i.Mended = append(i.Mended, more...)
+	return err
 }
 
 // writeFsck prints what was found and done.
@@ -145,6 +170,11 @@ func (a *app) writeFsck(f *fsckFlags, info *fsckInfo) error {
 		state = "was not unmounted; the next mount puts in place what it has left"
 		if f.repair {
 			state = "was not unmounted; what it had left is in place"
+		}
+	}
+	if info.Unsure != "" {
+		if _, err := fmt.Fprintf(a.stdout, "records of no file were not looked for: %s\n", oneLine(info.Unsure)); err != nil {
+			return err
 		}
 	}
 	_, err := fmt.Fprintf(a.stdout, "%d directories, %d files, %d records: %d findings, %d mended; %s\n", info.Directories, info.Files, info.Records,

@@ -52,3 +52,25 @@ func TestFsckMounted(t *testing.T) {
 	b.ok("mount --init --key-store keys v p")
 	b.fails(5, "is mounted on", "kmsfs verify", "fsck v")
 }
+
+// TestFsckHeader: with its header a key table has all of its records again, and nothing is damaged any more.
+func TestFsckHeader(t *testing.T) {
+	t.Parallel()
+	b := offlineBench(t)
+	tables, err := filepath.Glob(b.dir + "/v/.kmsfs/keys/*")
+	if err != nil || len(tables) != 1 {
+		t.Fatalf("%q, %v", tables, err)
+	}
+	f, err := os.OpenFile(tables[0], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.WriteAt([]byte("damage"), 20)
+	f.Close()
+	b.fails(3, "nothing was moved", "fsck --repair", "verify --repair v")
+	b.fails(3, "kinds of damage", "fsck --repair", "fsck v")
+	if text := b.ok("fsck --repair v"); !strings.Contains(text, "key-table-header: ") || strings.Contains(text, "no-record") {
+		t.Errorf("got %s", text)
+	}
+	b.ok("verify v")
+}

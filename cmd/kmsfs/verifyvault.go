@@ -227,11 +227,15 @@ func (s *verifying) repair(ctx context.Context) error {
 	}
 	if s.info.Bytes == 0 && slices.ContainsFunc(s.info.Findings, func(f check.Finding) bool { return f.Kind == check.NoRecord }) {
 		return hintf(faultf(vault.ErrCorrupt, "no file opens in %s; nothing was moved", s.plan.Vault),
-			"restore %s/%s/keys from a backup first", quote(s.plan.Vault), envelope.ControlDir)
+			"kmsfs fsck --repair %s mends a key table that has lost its header alone; else restore %s/%s/keys from a backup first", quote(s.plan.Vault),
+			quote(s.plan.Vault), envelope.ControlDir)
 	}
 	moved, err := check.Repair(ctx, s.top, cfg.Volume, s.info.Findings, time.Now())
 	for _, m := range moved {
 		s.info.Moved = append(s.info.Moved, movedInfo{m.Stored, m.To})
+	}
+	if errors.Is(err, check.ErrMendable) {
+		return hintf(faultf(vault.ErrCorrupt, "%w; nothing was moved", err), "kmsfs fsck --repair %s makes it anew, with all data keys in it", quote(s.plan.Vault))
 	}
 	return err
 }

@@ -11,6 +11,17 @@ import (
 	"kmsfs/keysource"
 )
 
+// KeysourceFails says whether err is that the keysource refuses or cannot be reached, which says nothing of the vault.
+func KeysourceFails(err error) bool {
+	for _, k := range []error{keysource.ErrDenied, keysource.ErrDisabled, keysource.ErrInvalidState, keysource.ErrNotFound, keysource.ErrUnavailable,
+		keysource.ErrThrottled, keysource.ErrClosed, keysource.ErrUnsupported, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, k) {
+			return true
+		}
+	}
+	return false
+}
+
 // judge returns what err is: damage of the kind given, something that says nothing of the vault, or "" where what it is
 // about has gone.
 func judge(kind Kind, err error) Kind {
@@ -32,8 +43,7 @@ func judge(kind Kind, err error) Kind {
 			return Table
 		}
 		return NoRecord
-	case is(keysource.ErrDenied, keysource.ErrDisabled, keysource.ErrInvalidState, keysource.ErrNotFound, keysource.ErrUnavailable,
-		keysource.ErrThrottled, keysource.ErrClosed, keysource.ErrUnsupported, context.DeadlineExceeded, context.Canceled):
+	case KeysourceFails(err):
 		return Key
 	case is(vault.ErrNoKey): // it was answered, and the answer is not the key: what was asked with is damaged
 		return NoRecord

@@ -17,6 +17,12 @@ import (
 // DamagedDir is the directory in .kmsfs into which Repair moves what is beyond help.
 const DamagedDir = "damaged"
 
+// DamagedAttrs is the directory in that of one repair that has damaged extended attributes.
+const DamagedAttrs = "xattrs"
+
+// ErrMendable is returned by Repair, which has moved nothing then: a key table has lost its header alone, which fsck mends.
+var ErrMendable = errors.New("check: a key table has lost its header alone")
+
 // Moved is what Repair has done about one finding.
 type Moved struct {
 	Finding
@@ -47,6 +53,14 @@ func Repair(ctx context.Context, top backing.Dir, volume envelope.VolumeID, find
 		defer r.keys.Close()
 	} else if !errors.Is(err, syscall.ENOENT) {
 		return nil, err
+	}
+	for _, f := range findings {
+		_, name := split(f.Stored)
+		if id, ok := envelope.ParseTableName(name); ok && f.Kind == Table && r.keys != nil && f.Stored == tablePath(id) {
+			if n, err := r.keys.Mendable(id); err == nil && n > 0 {
+				return nil, fmt.Errorf("%s: %w", f.Stored, ErrMendable)
+			}
+		}
 	}
 	for _, f := range findings {
 		if !f.Damage() || f.Kind == Config || f.Stored == "" && f.Kind != Xattr {
@@ -172,8 +186,8 @@ func (r *repair) companions(from, to backing.Dir, name string) error {
 	return nil
 }
 
-// save writes b to a new file, durably. One that is there is of the same repair.
-func (r *repair) save(dir, name string, b []byte) error {
+// save writes a new file, durably. One that is there is of the same repair.
+func (r *repair) save(dir, name string, write func(f backing.File) error) error {
 	d, err := r.dir(dir)
 	if err != nil {
 		return err
@@ -183,7 +197,7 @@ func (r *repair) save(dir, name string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(b, 0)
+	err = write(f)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -210,11 +224,12 @@ func (r *repair) record(f Finding) (to string, err error) {
 			return "", err
 		}
 		defer d.Close()
-		b, err := readAll(d, name)
+		from, err := d.Open(name, syscall.O_RDONLY, 0)
 		if err != nil {
 			return "", err
 		}
-		if err := r.save(dir, name, b); err != nil {
+		defer from.Close()
+		if err := r.save(dir, name, func(f backing.File) error { return copySparse(f, from) }); err != nil {
 			return "", err
 		}
 		r.made[to] = true
@@ -248,19 +263,33 @@ func cutTail(top backing.Dir, dir, name string, slot uint32, slotSize int) error
 	return err
 }
 
-func readAll(d backing.Dir, name string) ([]byte, error) {
-	f, err := d.Open(name, syscall.O_RDONLY, 0)
-	if err != nil {
-		return nil, err
+// copySparse copies from, of any size, to a new file; zeros become holes.
+func copySparse(to, from backing.File) error {
+	b := make([]byte, 1<<18)
+	for off := int64(0); ; {
+		at, err := from.Seek(off, vault.SeekData)
+		if err == nil {
+			off = at
+		}
+		n, err := from.ReadAt(b, off)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+		if !envelope.IsZero(b[:n]) {
+			if _, err := to.WriteAt(b[:n], off); err != nil {
+				return err
+			}
+		}
+		off += int64(n)
 	}
-	defer f.Close()
-	st, err := f.Stat()
+	st, err := from.Stat()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b := make([]byte, st.Size)
-	n, err := f.ReadAt(b, 0)
-	return b[:n], err
+	return to.Truncate(st.Size)
 }
 
 // attributes copies damaged attributes into files, named as they are, and removes them.
@@ -276,9 +305,9 @@ func (r *repair) attributes(f Finding) (to string, err error) {
 		get = func(attr string, b []byte) (int, error) { return d.GetxattrAt(name, attr, b) }
 		remove = func(attr string) error { return d.RemovexattrAt(name, attr) }
 	}
-	to = walk.Join(walk.Join(r.base, "xattrs"), f.Stored)
+	to = walk.Join(walk.Join(r.base, DamagedAttrs), f.Stored)
 	if f.Stored == "" {
-		to = walk.Join(r.base, "xattrs")
+		to = walk.Join(r.base, DamagedAttrs)
 	}
 	for _, attr := range f.attrs {
 		b := make([]byte, 1<<17)
@@ -289,7 +318,7 @@ func (r *repair) attributes(f Finding) (to string, err error) {
 		if err != nil {
 			return "", err
 		}
-		if err := r.save(to, attr, b[:n]); err != nil && !errors.Is(err, syscall.EEXIST) {
+		if err := r.save(to, attr, func(f backing.File) error { _, err := f.WriteAt(b[:n], 0); return err }); err != nil && !errors.Is(err, syscall.EEXIST) {
 			return "", err
 		}
 		if err := remove(attr); err != nil {

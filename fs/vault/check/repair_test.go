@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -197,5 +198,51 @@ func TestRepairCut(t *testing.T) {
 			t.Logf("%d changes", calls)
 			return
 		}
+	}
+}
+
+// TestRepairHugeTable: what is kept of a key table is not held in memory, and is as sparse.
+func TestRepairHugeTable(t *testing.T) {
+	const size = 300 << 20
+	s := newSample(t)
+	table, slot := s.record("middle")
+	s.flip(table, slot*512+100)
+	s.must(os.Truncate(table, size))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	moved := s.repair(time.Now())
+	runtime.ReadMemStats(&after)
+	if grown := after.Sys - before.Sys; grown > size/2 {
+		t.Errorf("it took %d MiB", grown>>20)
+	}
+	i := slices.IndexFunc(moved, func(m check.Moved) bool { return m.Kind == check.Record })
+	if i < 0 {
+		t.Fatalf("moved %+v", moved)
+	}
+	var st unix.Stat_t
+	s.must(unix.Stat(filepath.Join(s.dir, moved[i].To), &st))
+	if st.Size != size || st.Blocks*512 > 1<<20 {
+		t.Errorf("%d bytes in %d blocks are kept", st.Size, st.Blocks)
+	}
+}
+
+// TestRepairHeader: a key table that has lost its header alone stays, and with it all files that it has the keys of.
+func TestRepairHeader(t *testing.T) {
+	s := newSample(t)
+	table, _ := s.record("middle")
+	whole := s.read(table)
+	s.flip(table, 9)
+	r := s.check(true)
+	top := s.top()
+	defer top.Close()
+	v := s.open(vault.ReadOnly)
+	defer s.close(v)
+	moved, err := check.Repair(ctx, top, v.Config().Volume, r.Findings, time.Now())
+	if !errors.Is(err, check.ErrMendable) || len(moved) > 0 {
+		t.Errorf("moved %+v, %v", moved, err)
+	}
+	s.write(table, whole)
+	if r := s.check(true); len(r.Findings) > 0 {
+		t.Errorf("after it: %+v", r.Findings)
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // control looks for what is left over in .kmsfs.
 func (f *finder) control(ctl backing.Dir) error {
-	if _, err := ctl.StatAt("vault.json.new"); err == nil {
+	if isFile(ctl, "vault.json.new") {
 		f.add(Finding{Kind: Leftover, Stored: envelope.ControlDir + "/vault.json.new", What: "a change of the config did not get to its end"})
 	}
 	keys, err := ctl.OpenDir("keys")
@@ -24,7 +24,7 @@ func (f *finder) control(ctl backing.Dir) error {
 	defer keys.Close()
 	return keys.ReadDir(func(e backing.Entry) bool {
 		if id, ok := strings.CutSuffix(e.Name, ".new"); ok {
-			if _, ok := envelope.ParseTableName(id); ok {
+			if _, ok := envelope.ParseTableName(id); ok && isFile(keys, e.Name) && isFile(keys, id) { // else it may be all that there is
 				f.add(Finding{Kind: Leftover, Stored: envelope.ControlDir + "/keys/" + e.Name, What: "a rewrap did not get to its end"})
 			}
 		}
@@ -32,8 +32,17 @@ func (f *finder) control(ctl backing.Dir) error {
 	})
 }
 
+// isFile says whether name is a regular file.
+func isFile(d backing.Dir, name string) bool {
+	st, err := d.StatAt(name)
+	return err == nil && st.Mode&syscall.S_IFMT == syscall.S_IFREG
+}
+
 // tables looks for records of no file, and for tables whose header is damaged.
 func (f *finder) tables() error {
+	if len(f.used) == 0 {
+		f.unsure("no file here names a record")
+	}
 	return f.sc.Scan(f.ctx, sidecar.ScanOptions{}, func(p *sidecar.Part) error {
 		stored := envelope.ControlDir + "/keys/" + envelope.TableName(p.Table)
 		if p.Err != nil {
@@ -51,13 +60,13 @@ func (f *finder) tables() error {
 			switch {
 			case e.Err != nil:
 				f.trouble(stored, "", fmt.Errorf("slot %d: %w", e.Loc.Slot, e.Err))
-			case f.used[p.Table][e.Loc.Slot]:
+			case f.used[p.Table][e.Loc.Slot], f.doubt[e.Record.ID]:
 			case !f.o.Now.IsZero() && f.o.Now.UnixNano()-e.Record.Created < int64(spare):
 			default:
 				x.slots = append(x.slots, e.Loc.Slot)
 			}
 		}
-		if len(x.slots) > 0 && !f.missed {
+		if len(x.slots) > 0 && f.res.Unsure == "" {
 			x.What = fmt.Sprintf("%d records of no file", len(x.slots))
 			f.add(x)
 		}

@@ -19,6 +19,7 @@ import (
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/check"
 	"kmsfs/fs/vault/sidecar"
 	"kmsfs/fs/vault/walk"
 )
@@ -72,6 +73,9 @@ type Result struct {
 	Files       int64     `json:"files"`
 	Records     int64     `json:"records"`
 	Findings    []Finding `json:"findings"`
+	// Unsure is why records of no file were not looked for: one may be needed by what could not be looked at or is damaged, and by a
+	// vault that has no files at all, such as the state of a reverse mount or a copy of .kmsfs alone. "" where they were.
+	Unsure string `json:"unsure,omitempty"`
 }
 
 // Options of Find.
@@ -97,12 +101,12 @@ type finder struct {
 	res    Result
 	used   map[uint64]map[uint32]bool // slots that files name, by table
 	linked map[[2]uint64]bool         // files of several names that were looked at
-	missed bool                       // something could not be looked at: nothing is known to be nobody's
+	doubt  map[envelope.FileID]bool   // files whose header does not name a record of theirs
 }
 
 // Find looks at the vault in top, which is open as v; nobody else is to have it open.
 func Find(ctx context.Context, top backing.Dir, v *vault.Vault, o Options) (*Result, error) {
-	f := &finder{ctx: ctx, top: top, v: v, o: o, used: map[uint64]map[uint32]bool{}, linked: map[[2]uint64]bool{}}
+	f := &finder{ctx: ctx, top: top, v: v, o: o, used: map[uint64]map[uint32]bool{}, linked: map[[2]uint64]bool{}, doubt: map[envelope.FileID]bool{}}
 	ctl, err := top.OpenDir(envelope.ControlDir)
 	if err != nil {
 		return nil, err
@@ -161,12 +165,13 @@ func (f *finder) add(x Finding) {
 }
 
 // trouble notes what could not be looked at, or is damaged. What is there no more is neither.
-func (f *finder) trouble(stored, plain string, err error) {
+func (f *finder) trouble(stored, plain string, err error) Kind {
 	if errors.Is(err, syscall.ENOENT) && !errors.Is(err, vault.ErrCorrupt) {
-		return
+		return ""
 	}
 	kind := Unread
 	switch {
+	case check.KeysourceFails(err):
 	case errors.Is(err, vault.ErrNoKey), errors.Is(err, sidecar.ErrNoRecord):
 		kind = NoRecord
 	case errors.Is(err, vault.ErrCorrupt), errors.Is(err, envelope.ErrCorrupt):
@@ -177,16 +182,37 @@ func (f *finder) trouble(stored, plain string, err error) {
 	if errors.As(err, &in) {
 		what = in.Err
 	}
-	f.mu.Lock()
-	f.missed = f.missed || kind == Unread
-	f.mu.Unlock()
-	f.add(Finding{Kind: kind, Stored: stored, Path: plain, What: what.Error(), Err: err})
+	if kind == Unread && !check.KeysourceFails(err) {
+		f.miss(stored)
+	}
+	if !isAside(stored) {
+		f.add(Finding{Kind: kind, Stored: stored, Path: plain, What: what.Error(), Err: err})
+	}
+	return kind
 }
 
-// use notes that a file names a record.
-func (f *finder) use(loc envelope.Locator) {
+// miss notes that it is not known which record what is at stored needs: none is known to be nobody's.
+func (f *finder) miss(stored string) {
+	f.unsure("it cannot be told which record " + stored + " needs")
+}
+
+func (f *finder) unsure(why string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.res.Unsure == "" || why < f.res.Unsure {
+		f.res.Unsure = why
+	}
+}
+
+// use notes that a file names a record. Where that is not one of it, a record of its id is needed too.
+func (f *finder) use(head envelope.Header) {
+	_, err := f.sc.Record(head.Loc, head.ID)
+	loc := head.Loc
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		f.doubt[head.ID] = true
+	}
 	if f.used[loc.Table] == nil {
 		f.used[loc.Table] = map[uint32]bool{}
 	}

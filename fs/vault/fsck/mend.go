@@ -55,6 +55,9 @@ func Mend(ctx context.Context, top backing.Dir, v *vault.Vault, findings []Findi
 			v.Forget(m.dir, 1)
 		}
 	}()
+	if err := top.SyncFS(); err != nil { // a power cut must not bring back a file, or a header, whose record is erased
+		return nil, err
+	}
 	held := 0
 	for _, f := range findings {
 		if err := ctx.Err(); err != nil {

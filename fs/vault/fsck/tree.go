@@ -3,11 +3,14 @@ package fsck
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/check"
+	"kmsfs/fs/vault/survey"
 	"kmsfs/fs/vault/walk"
 )
 
@@ -37,7 +40,7 @@ func (f *finder) directory(q *walk.Queue[item], i item) error {
 	}
 	var entries, bad []vault.DirEntry
 	err = f.v.List(i.node, func(e vault.DirEntry, err error) bool {
-		if envelope.IsReserved(e.Stored) || i.stored == "" && e.Stored == "lost+found" {
+		if envelope.IsReserved(e.Stored) || i.stored == "" && e.Stored == e2fsckDir {
 			return true
 		}
 		if err != nil {
@@ -90,9 +93,12 @@ func (f *finder) entry(q *walk.Queue[item], i item, h backing.Dir, e vault.DirEn
 		return
 	}
 	loose, err := f.v.Unsettled(f.ctx, n)
-	if err != nil {
-		f.trouble(stored, plain, err)
-	} else if loose {
+	switch {
+	case err != nil:
+		if f.trouble(stored, plain, err) == Damaged { // the header may be another file's
+			f.miss(stored)
+		}
+	case loose:
 		f.add(Finding{Kind: Unsettled, Stored: stored, Path: plain, What: fmt.Sprintf("file %v is as it was being written", head.ID)})
 	}
 }
@@ -108,7 +114,7 @@ func (f *finder) count() {
 
 // header reads the header of a stored file and notes the record that it names; false where there is none.
 func (f *finder) header(h backing.Dir, name, stored string) (head envelope.Header, ok bool) {
-	bf, err := h.Open(name, syscall.O_RDONLY, 0)
+	bf, st, err := h.OpenStat(name, syscall.O_RDONLY, 0)
 	if err != nil {
 		f.trouble(stored, "", err)
 		return head, false
@@ -116,20 +122,18 @@ func (f *finder) header(h backing.Dir, name, stored string) (head envelope.Heade
 	defer bf.Close()
 	var b [envelope.HeaderSize]byte
 	n, err := bf.ReadAt(b[:], 0)
-	if err == nil && n == 0 || err == nil && envelope.IsZero(b[:n]) {
-		return head, false // empty, or never synced
+	if err == nil && envelope.IsZero(b[:n]) && survey.NeverSynced(bf, st.Size) {
+		return head, false
 	}
 	if err == nil {
 		head, err = envelope.ParseHeader(b[:n])
 	}
 	if err != nil { // its record is nobody's as far as can be told, and may be needed once it is mended
-		f.mu.Lock()
-		f.missed = true
-		f.mu.Unlock()
+		f.miss(stored)
 		f.trouble(stored, "", err)
 		return head, false
 	}
-	f.use(head.Loc)
+	f.use(head)
 	return head, true
 }
 
@@ -191,20 +195,35 @@ func (f *finder) companions(i item, h backing.Dir) {
 		}
 	}
 	for _, name := range aside {
+		if !isFile(h, name) || !names[envelope.DirFileName] { // it may be all that there is of the id
+			continue
+		}
 		f.add(Finding{Kind: Leftover, Stored: walk.Join(i.stored, name), What: "a change of the encryption zone did not get to its end"})
 	}
 }
 
-// aside notes the records of what was moved aside by kmsfs verify --repair, so that it can be moved back.
+// Where things are that are none of the vault's, and may be put back.
+const (
+	damagedDir = envelope.ControlDir + "/" + check.DamagedDir // by kmsfs verify --repair
+	e2fsckDir  = "lost+found"                                 // of the backing file system
+)
+
+// isAside says whether stored is such a place, or below one.
+func isAside(stored string) bool {
+	return strings.HasPrefix(stored+"/", damagedDir+"/") || strings.HasPrefix(stored+"/", e2fsckDir+"/")
+}
+
+// aside notes the records of what was moved aside, so that it can be moved back. What is wrong with it is no finding.
 func (f *finder) aside() error {
-	return walk.Run(f.ctx, 1, []item{{stored: envelope.ControlDir + "/damaged"}}, func(q *walk.Queue[item]) (func(item) error, func()) {
+	return walk.Run(f.ctx, 1, []item{{stored: damagedDir}, {stored: e2fsckDir}}, func(q *walk.Queue[item]) (func(item) error, func()) {
 		return func(i item) error {
-			h, err := walk.Open(f.top, i.stored)
-			if errors.Is(err, syscall.ENOENT) {
+			if up, name := split(i.stored); name == check.DamagedAttrs && strings.HasPrefix(up, damagedDir+"/") {
 				return nil
 			}
+			h, err := walk.Open(f.top, i.stored)
 			if err != nil {
-				return err
+				f.trouble(i.stored, "", err)
+				return f.ctx.Err()
 			}
 			defer h.Close()
 			return f.lost(q, i, h)

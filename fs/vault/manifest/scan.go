@@ -234,14 +234,28 @@ func (w *hasher) file(h backing.Dir, dir, name string) error {
 		w.s.progress(1, 0)
 	}
 	if old := w.s.old(path); old != nil && *old != e {
-		w.s.mu.Lock()
-		w.s.times[path] = st.Mtim.Time()
+		at := st.Mtim.Time()
 		if w.s.depth == Indexes { // which who copies a file with its time cannot set
-			w.s.times[path] = st.Ctim.Time()
+			at = changedAt(h, name, &st)
 		}
+		w.s.mu.Lock()
+		w.s.times[path] = at
 		w.s.mu.Unlock()
 	}
 	return nil
+}
+
+// changedAt is when what is name in h came to be there as it is. With a directory that is renamed over the place of another comes its
+// id, which was not changed.
+func changedAt(h backing.Dir, name string, st *backing.Stat) time.Time {
+	at := st.Ctim.Time()
+	if name != envelope.DirFileName {
+		return at
+	}
+	if dir, err := h.Stat(); err == nil && dir.Ctim.Time().After(at) {
+		at = dir.Ctim.Time()
+	}
+	return at
 }
 
 // old is what the manifest that is compared with has at path.

@@ -48,15 +48,15 @@ func File(top backing.Dir, path string) (s Stored, ok bool, err error) {
 		return s, false, nil
 	}
 	head, err := headOf(f)
-	if err != nil && neverSynced(f, st.Size) {
+	if err != nil && NeverSynced(f, st.Size) {
 		return s, false, nil
 	}
 	return Stored{path, head}, err == nil, err
 }
 
-// neverSynced tells whether a stored file whose header is zeros is nothing but zeros: of all that was written only the size has
+// NeverSynced tells whether a stored file whose header is zeros is nothing but zeros: of all that was written only the size has
 // reached the disk, and no key is bound (FORMAT.md, Data file).
-func neverSynced(f backing.File, size int64) bool {
+func NeverSynced(f backing.File, size int64) bool {
 	const data = 3 // SEEK_DATA of lseek(2)
 	b := make([]byte, 32*envelope.BlockSize)
 	for off := int64(0); off < size; {

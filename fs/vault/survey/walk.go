@@ -152,7 +152,7 @@ func (w *walker) file(h backing.Dir, name string, join func(string) string, zone
 		return
 	}
 	head, err := headOf(f)
-	if err != nil && r.visit != nil && neverSynced(f, st.Size) {
+	if err != nil && r.visit != nil && NeverSynced(f, st.Size) {
 		return
 	}
 	if err != nil {

@@ -1,0 +1,75 @@
+package fsck_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/fsck"
+)
+
+// syncs tells what Mend had erased when it first made all durable.
+type syncs struct {
+	backing.Dir
+	synced func()
+}
+
+func (s *syncs) SyncFS() error {
+	s.synced()
+	return s.Dir.SyncFS()
+}
+
+// A file that was deleted, or has got another key, a moment ago may come back with a power cut: what it needs is erased after it is gone
+// for good.
+func TestErasedAfterSync(t *testing.T) {
+	w := newWorld(t)
+	w.must(os.Remove(w.path(w.large()[0])))
+	tables := func() (all []byte) {
+		for _, p := range w.stored(func(p string, e fs.DirEntry) bool { return strings.HasPrefix(p, ".kmsfs/keys/") }) {
+			b, err := os.ReadFile(w.path(p))
+			w.must(err)
+			all = append(all, b...)
+		}
+		return all
+	}
+	before, early := tables(), true
+	w.open(vault.ReadWrite, func(v *vault.Vault) {
+		r, err := fsck.Find(t.Context(), w.top(), v, fsck.Options{})
+		w.must(err)
+		top := &syncs{Dir: w.top(), synced: func() {
+			if early && !bytes.Equal(before, tables()) {
+				t.Error("a record was erased before all was durable")
+			}
+			early = false
+		}}
+		did, err := fsck.Mend(t.Context(), top, v, r.Findings)
+		if err != nil || len(did) != 1 || early {
+			t.Errorf("did %+v, %v", did, err)
+		}
+	})
+	if bytes.Equal(before, tables()) {
+		t.Error("nothing was erased")
+	}
+}
+
+// What was to take the place of something is not removed where that is not there.
+func TestLeftoverKept(t *testing.T) {
+	w := newWorld(t)
+	dir := w.dirs()[0]
+	table := w.stored(func(p string, e fs.DirEntry) bool { return strings.HasPrefix(p, ".kmsfs/keys/") })[0]
+	for _, p := range []string{dir + "/.kmsfs.dir", table} {
+		w.must(os.Rename(w.path(p), w.path(p+".new")))
+	}
+	w.must(os.Mkdir(w.path(w.dirs()[1]+"/.kmsfs.dir.new"), 0o700))
+	w.mendAll()
+	for _, p := range []string{dir + "/.kmsfs.dir", table} {
+		if _, err := os.Stat(w.path(p + ".new")); errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s.new is gone", p)
+		}
+	}
+}
