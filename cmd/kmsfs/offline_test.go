@@ -254,3 +254,33 @@ func TestOfflineRefusals(t *testing.T) {
 		t.Error("a damaged file was copied")
 	}
 }
+
+// TestOfflineLostName: of a directory with a name that does not open all else is shown and copied, the exit code tells of it, and
+// a mirror keeps what it has of that name.
+func TestOfflineLostName(t *testing.T) {
+	t.Parallel()
+	b := offlineBench(t)
+	b.ok("sync v back")
+	stored := strings.Fields(b.ok("locate v letter"))
+	name := stored[slices.Index(stored, "as")+1]
+	if err := os.Rename(b.dir+"/v/"+name, b.dir+"/v/x"+name[1:]); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(b.dir + "/back/sub/a.tmp")
+	for _, line := range []string{"sync v back", "export --output all.tar v", "cp v: copy"} {
+		if r := b.run(strings.Fields(line)); r.code == 0 || !strings.Contains(r.stderr, "do not open") {
+			t.Errorf("kmsfs %s: exit code %d: %s", line, r.code, r.stderr)
+		}
+	}
+	for _, path := range []string{"back/letter", "back/sub/a.tmp"} {
+		if _, err := os.Stat(filepath.Join(b.dir, path)); err != nil {
+			t.Error(err)
+		}
+	}
+	if b, err := os.ReadFile(b.dir + "/all.tar"); err != nil || !bytes.Contains(b, []byte("sub/a.tmp")) {
+		t.Errorf("the archive lacks what can be read: %v", err)
+	}
+	if r := b.run([]string{"ls", "v"}); r.code != 3 || !strings.Contains(r.stdout, "sub") {
+		t.Errorf("ls: exit code %d, got %q", r.code, r.stdout)
+	}
+}

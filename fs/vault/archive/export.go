@@ -159,18 +159,15 @@ func (e *exporter) walk(ctx context.Context, h *handle, name, path string) bool 
 		return true
 	}
 	d, err := tree.At{Dir: h.d, Name: name}.OpenDir()
-	var names []string
-	if err == nil {
-		names, err = tree.List(d)
-	}
 	if err != nil {
-		if d != nil {
-			d.Close()
-		}
 		return e.send(ctx, &item{dir: h.use(), name: name, path: path, err: err})
 	}
 	sub := &handle{d: d, users: 1, owned: true}
 	defer sub.put()
+	names, err := tree.List(d)
+	if err != nil && !e.send(ctx, &item{dir: h.use(), name: name, path: path, err: err}) { // with what else is there
+		return false
+	}
 	for _, name := range names {
 		if !e.walk(ctx, sub, name, tree.Join(path, name)) {
 			return false

@@ -29,15 +29,18 @@ func (r *run) dir(q *walk.Queue[task], p *pair) {
 	}
 	r.objects.Add(1)
 	names, err := tree.List(p.src)
-	var have []string
-	if err == nil && p.dst != nil {
-		have, err = tree.List(p.dst)
-	}
-	if err != nil {
+	if err != nil { // what cannot be seen in the source is there all the same: nothing is removed for the lack of it
 		r.trouble(p.path, err)
-		return
 	}
-	r.extras(p, names, have)
+	if p.dst != nil {
+		have, e := tree.List(p.dst)
+		if e != nil {
+			r.trouble(p.path, e)
+		}
+		if err == nil {
+			r.extras(p, names, have)
+		}
+	}
 	for part := range slices.Chunk(names, batch) {
 		p.use()
 		q.Put(func(q *walk.Queue[task]) {
