@@ -207,6 +207,8 @@ func TestOfflineRefusals(t *testing.T) {
 	b := offlineBench(t)
 	b.mkdir("plain")
 	b.ok("init --key-store keys w")
+	b.ok("init --key-store keys sub")
+	b.ok("sync src sub")
 	for _, c := range []struct {
 		code             int
 		words, hint, cmd string
@@ -231,6 +233,13 @@ func TestOfflineRefusals(t *testing.T) {
 		{2, "not of one vault", "one after the other", "cp v:letter src/letter w:"},
 		{2, "is no directory", "name one SRC", "cp v:letter v:link none"},
 		{22, "no directory", "symbolic links", "cp src/letter v:letter/x/y"},
+		{7, "inside one another", "outside", "cp v:sub v:sub"},
+		{7, "inside one another", "outside", "cp v:sub v:sub/deep/new"},
+		{7, "inside one another", "outside", "cp v: v:sub"},
+		{7, "inside one another", "outside", "cp . v:"},
+		{7, "inside one another", "outside", "cp v:letter v/.kmsfs"},
+		{7, "inside one another", "outside", "cp v:letter v/new"},
+		{7, "inside one another", "outside", "cp sub:sub ."},
 		{22, "there is no none", "paths are from the root", "import --input keys/keystore v none"},
 		{1, "archive", "tar -tf", "import --input src/sub/deep/file v"},
 	} {
