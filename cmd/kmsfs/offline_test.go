@@ -169,6 +169,18 @@ func TestExport(t *testing.T) {
 	if len(types) != 8 || types["sub/other"] != tar.TypeLink || types["link"] != tar.TypeSymlink {
 		t.Errorf("got %v", types)
 	}
+	if err := errors.Join(os.Symlink("all.tar", b.dir+"/alias.tar"), os.Symlink("/dev/null", b.dir+"/null")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"alias.tar", "null"} { // what is there is written to, and a link stays one
+		b.ok("export --output " + name + " v")
+		if st, err := os.Lstat(b.dir + "/" + name); err != nil || st.Mode()&os.ModeSymlink == 0 {
+			t.Errorf("%s: %v, %v", name, st.Mode(), err)
+		}
+	}
+	if st, err := os.Stat("/dev/null"); err != nil || st.Mode()&os.ModeCharDevice == 0 {
+		t.Fatal("/dev/null is gone")
+	}
 	b.ok("init --key-store keys w")
 	b.ok("import --input all.tar w")
 	if got := b.ok("sync -n v w"); got != "" {
