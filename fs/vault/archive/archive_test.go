@@ -163,6 +163,8 @@ func TestHostile(t *testing.T) {
 	put(tar.Header{Name: ".", Typeflag: tar.TypeReg}, "x")
 	put(tar.Header{Name: "nul", Typeflag: tar.TypeReg, PAXRecords: map[string]string{"SCHILY.xattr.user.": "x"}}, "")
 	put(tar.Header{Name: strings.Repeat("n", 256), Typeflag: tar.TypeReg}, "x")
+	put(tar.Header{Name: "root's", Typeflag: tar.TypeReg, Uid: 1 << 32}, "x")
+	put(tar.Header{Name: "nobody's", Typeflag: tar.TypeReg, Gid: 1<<32 - 1}, "x")
 	put(tar.Header{Name: "/absolute/good", Typeflag: tar.TypeReg}, "good")
 	w.Close()
 	for name, d := range map[string]backing.Dir{"vault": treetest.Vault(t), "plain": func() backing.Dir { d, _ := treetest.Plain(t); return d }()} {
@@ -171,7 +173,7 @@ func TestHostile(t *testing.T) {
 		if !errors.Is(err, archive.ErrIncomplete) {
 			t.Errorf("%s: got %v", name, err)
 		}
-		if len(told) != 10 {
+		if len(told) != 12 {
 			t.Errorf("%s: told of %d: %q", name, len(told), told)
 		}
 		lines := strings.Join(treetest.Describe(t, d), "\n")
