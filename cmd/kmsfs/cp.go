@@ -72,6 +72,9 @@ func (c *copying) run(ctx context.Context, srcs []string, dest string) error {
 		case len(c.srcs) > 0 && p.vault != c.srcs[0].vault:
 			return hintf(faultf(errUsage, "%s and %s are not of one vault", c.srcs[0].arg, src), "copy them one after the other")
 		}
+		if err := checkCopy(p, c.dest); err != nil {
+			return err
+		}
 		c.srcs = append(c.srcs, p)
 	}
 	c.m = c.a.newMeter()
@@ -86,6 +89,45 @@ func (c *copying) run(ctx context.Context, srcs []string, dest string) error {
 	}
 	return c.a.at(ctx, &c.s.storeFlags, place{arg: dest, path: dir}, vault.ReadWrite, func(d backing.Dir) error { return c.from(ctx, d) })
 }
+
+// checkCopy refuses a copy into itself, which has no end, and plaintext among the files of the vault that it is from.
+func checkCopy(from, to place) error {
+	overlap := hintf(faultf(errOverlap, "%s and %s are inside one another", from.arg, to.arg), "name a place outside of it")
+	dir := from.vault
+	if dir == "" {
+		dir = from.path
+	}
+	src, err := resolve(dir)
+	if err != nil {
+		return err
+	}
+	if to.vault == "" {
+		target := to.path
+		if st, err := os.Stat(target); err == nil && st.IsDir() {
+			target = filepath.Join(target, path.Base(path.Clean("/"+from.path)))
+		}
+		if target, err = resolve(target); err == nil && (inside(target, src) || inside(src, target)) {
+			err = overlap
+		}
+		return err
+	}
+	dest, err := resolve(to.vault)
+	switch {
+	case err != nil:
+		return err
+	case from.vault == "" && inside(dest, src):
+		return overlap
+	case from.vault == "" || dest != src:
+		return nil
+	}
+	if below(path.Clean("/"+to.path), path.Clean("/"+from.path)) {
+		return overlap
+	}
+	return nil
+}
+
+// below says whether a clean path is another or is below it.
+func below(p, dir string) bool { return dir == "/" || p == dir || strings.HasPrefix(p, dir+"/") }
 
 // into finds the destination in a vault.
 func (c *copying) into(ctx context.Context, root backing.Dir) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -176,10 +177,7 @@ func walkFrom(at tree.At, path string, depth int, f func(at tree.At, path string
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer d.Close()
-	names, err := tree.List(d)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
+	names, listed := tree.List(d)
 	for _, name := range names {
 		p := tree.Join(path, name)
 		st, err := d.StatAt(name)
@@ -192,6 +190,9 @@ func walkFrom(at tree.At, path string, depth int, f func(at tree.At, path string
 		if err := walkFrom(tree.At{Dir: d, Name: name, Stat: st}, p, depth+1, f); err != nil {
 			return err
 		}
+	}
+	if listed != nil { // after what can be seen
+		return fmt.Errorf("%s: %w", cmp.Or(path, "/"), listed)
 	}
 	return nil
 }

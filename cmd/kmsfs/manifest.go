@@ -80,6 +80,12 @@ func (a *app) writeManifest(ctx context.Context, m *manifestFlags, path string) 
 
 // writeFileAside makes what write writes the content of the file at path: after a failure or a crash it is old or new.
 func writeFileAside(path string, write func(io.Writer) error) (err error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() { // /dev/stdout, a FIFO: to be written to, not replaced
+		return writeInto(path, write)
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.new")
 	if err != nil {
 		return err
@@ -108,4 +114,17 @@ func writeFileAside(path string, write func(io.Writer) error) (err error) {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// writeInto writes to what is at path, which is no regular file.
+func writeInto(path string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	return err
 }

@@ -169,6 +169,18 @@ func TestExport(t *testing.T) {
 	if len(types) != 8 || types["sub/other"] != tar.TypeLink || types["link"] != tar.TypeSymlink {
 		t.Errorf("got %v", types)
 	}
+	if err := errors.Join(os.Symlink("all.tar", b.dir+"/alias.tar"), os.Symlink("/dev/null", b.dir+"/null")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"alias.tar", "null"} { // what is there is written to, and a link stays one
+		b.ok("export --output " + name + " v")
+		if st, err := os.Lstat(b.dir + "/" + name); err != nil || st.Mode()&os.ModeSymlink == 0 {
+			t.Errorf("%s: %v, %v", name, st.Mode(), err)
+		}
+	}
+	if st, err := os.Stat("/dev/null"); err != nil || st.Mode()&os.ModeCharDevice == 0 {
+		t.Fatal("/dev/null is gone")
+	}
 	b.ok("init --key-store keys w")
 	b.ok("import --input all.tar w")
 	if got := b.ok("sync -n v w"); got != "" {
@@ -207,6 +219,8 @@ func TestOfflineRefusals(t *testing.T) {
 	b := offlineBench(t)
 	b.mkdir("plain")
 	b.ok("init --key-store keys w")
+	b.ok("init --key-store keys sub")
+	b.ok("sync src sub")
 	for _, c := range []struct {
 		code             int
 		words, hint, cmd string
@@ -231,6 +245,13 @@ func TestOfflineRefusals(t *testing.T) {
 		{2, "not of one vault", "one after the other", "cp v:letter src/letter w:"},
 		{2, "is no directory", "name one SRC", "cp v:letter v:link none"},
 		{22, "no directory", "symbolic links", "cp src/letter v:letter/x/y"},
+		{7, "inside one another", "outside", "cp v:sub v:sub"},
+		{7, "inside one another", "outside", "cp v:sub v:sub/deep/new"},
+		{7, "inside one another", "outside", "cp v: v:sub"},
+		{7, "inside one another", "outside", "cp . v:"},
+		{7, "inside one another", "outside", "cp v:letter v/.kmsfs"},
+		{7, "inside one another", "outside", "cp v:letter v/new"},
+		{7, "inside one another", "outside", "cp sub:sub ."},
 		{22, "there is no none", "paths are from the root", "import --input keys/keystore v none"},
 		{1, "archive", "tar -tf", "import --input src/sub/deep/file v"},
 	} {
@@ -252,5 +273,35 @@ func TestOfflineRefusals(t *testing.T) {
 	b.fails(3, "damaged", "", "cp damaged:sub/deep/file lost")
 	if _, err := os.Stat(b.dir + "/lost"); err == nil {
 		t.Error("a damaged file was copied")
+	}
+}
+
+// TestOfflineLostName: of a directory with a name that does not open all else is shown and copied, the exit code tells of it, and
+// a mirror keeps what it has of that name.
+func TestOfflineLostName(t *testing.T) {
+	t.Parallel()
+	b := offlineBench(t)
+	b.ok("sync v back")
+	stored := strings.Fields(b.ok("locate v letter"))
+	name := stored[slices.Index(stored, "as")+1]
+	if err := os.Rename(b.dir+"/v/"+name, b.dir+"/v/x"+name[1:]); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(b.dir + "/back/sub/a.tmp")
+	for _, line := range []string{"sync v back", "export --output all.tar v", "cp v: copy"} {
+		if r := b.run(strings.Fields(line)); r.code == 0 || !strings.Contains(r.stderr, "do not open") {
+			t.Errorf("kmsfs %s: exit code %d: %s", line, r.code, r.stderr)
+		}
+	}
+	for _, path := range []string{"back/letter", "back/sub/a.tmp"} {
+		if _, err := os.Stat(filepath.Join(b.dir, path)); err != nil {
+			t.Error(err)
+		}
+	}
+	if b, err := os.ReadFile(b.dir + "/all.tar"); err != nil || !bytes.Contains(b, []byte("sub/a.tmp")) {
+		t.Errorf("the archive lacks what can be read: %v", err)
+	}
+	if r := b.run([]string{"ls", "v"}); r.code != 3 || !strings.Contains(r.stdout, "sub") {
+		t.Errorf("ls: exit code %d, got %q", r.code, r.stdout)
 	}
 }

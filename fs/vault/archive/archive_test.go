@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -163,6 +164,8 @@ func TestHostile(t *testing.T) {
 	put(tar.Header{Name: ".", Typeflag: tar.TypeReg}, "x")
 	put(tar.Header{Name: "nul", Typeflag: tar.TypeReg, PAXRecords: map[string]string{"SCHILY.xattr.user.": "x"}}, "")
 	put(tar.Header{Name: strings.Repeat("n", 256), Typeflag: tar.TypeReg}, "x")
+	put(tar.Header{Name: "root's", Typeflag: tar.TypeReg, Uid: 1 << 32}, "x")
+	put(tar.Header{Name: "nobody's", Typeflag: tar.TypeReg, Gid: 1<<32 - 1}, "x")
 	put(tar.Header{Name: "/absolute/good", Typeflag: tar.TypeReg}, "good")
 	w.Close()
 	for name, d := range map[string]backing.Dir{"vault": treetest.Vault(t), "plain": func() backing.Dir { d, _ := treetest.Plain(t); return d }()} {
@@ -171,7 +174,7 @@ func TestHostile(t *testing.T) {
 		if !errors.Is(err, archive.ErrIncomplete) {
 			t.Errorf("%s: got %v", name, err)
 		}
-		if len(told) != 10 {
+		if len(told) != 12 {
 			t.Errorf("%s: told of %d: %q", name, len(told), told)
 		}
 		lines := strings.Join(treetest.Describe(t, d), "\n")
@@ -243,3 +246,61 @@ func FuzzImport(f *testing.F) {
 }
 
 func memory() backing.Dir { return memfs.New(memfs.Config{}).Root() }
+
+// A call that fails leaves no directory open.
+func TestExportLeavesNothingOpen(t *testing.T) {
+	d, path := treetest.Plain(t)
+	for i := range 100 {
+		sub := filepath.Join(path, strings.Repeat("d", 1+i))
+		if err := errors.Join(os.Mkdir(sub, 0o755), os.WriteFile(filepath.Join(sub, "file"), make([]byte, 10<<10), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func() int {
+		names, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	before := open()
+	for n := range 20 {
+		if err := archive.Export(t.Context(), d, "", &limited{n * 10 << 10}, archive.Options{}); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if after := open(); after > before {
+		t.Errorf("%d descriptors are open, before %d", after, before)
+	}
+}
+
+// vanishing is a directory in which a name goes when a large file of it is to be opened the second time, to be written.
+type vanishing struct {
+	backing.Dir
+	path  string
+	opens *atomic.Int32
+}
+
+func (v vanishing) Dup() (backing.Dir, error) { return v, nil }
+func (v vanishing) Close() error              { return nil }
+func (v vanishing) OpenStat(name string, flags int, mode uint32) (backing.File, backing.Stat, error) {
+	if name == "first" && v.opens.Add(1) == 2 {
+		os.Remove(filepath.Join(v.path, name))
+	}
+	return v.Dir.OpenStat(name, flags, mode)
+}
+
+// A file of two names one of which goes meanwhile is there under the other.
+func TestFirstNameGoes(t *testing.T) {
+	d, path := treetest.Plain(t)
+	treetest.WriteFile(t, d, "first", bytes.Repeat([]byte("x"), 1<<20))
+	if err := d.Link("first", d, "second"); err != nil {
+		t.Fatal(err)
+	}
+	b := export(t, vanishing{d, path, new(atomic.Int32)}, "")
+	v := treetest.Vault(t)
+	importAll(t, v, b)
+	if st, err := v.StatAt("second"); err != nil || st.Size != 1<<20 {
+		t.Errorf("got %d, %v", st.Size, err)
+	}
+}

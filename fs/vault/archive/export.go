@@ -55,8 +55,16 @@ func Export(ctx context.Context, root backing.Dir, path string, w io.Writer, o O
 	defer at.Dir.Close()
 	e := &exporter{o: o, tw: tar.NewWriter(w), w: w, links: map[[2]uint64]string{}, items: make(chan *item, o.Ahead), work: make(chan *item, o.Ahead)}
 	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
+	defer func() {
+		cancel()
+		wg.Wait()
+		if e.last != nil {
+			e.last.dir.put()
+		}
+		for it := range e.items { // what an error left there holds directories open
+			it.dir.put()
+		}
+	}()
 	for range o.Ahead {
 		wg.Go(func() {
 			for it := range e.work {
@@ -122,7 +130,9 @@ type exporter struct {
 	links map[[2]uint64]string // the first path of files with several names
 	items chan *item           // in the order of the archive
 	work  chan *item
-	left  int // how many objects are missing
+	left  int   // how many objects are missing
+	last  *item // that was taken and not written when all ended
+	begun bool  // the archive has the header of the last large file
 }
 
 // send has an item loaded, and written in its turn; false where all has ended.
@@ -137,8 +147,7 @@ func (e *exporter) send(ctx context.Context, it *item) bool {
 	select {
 	case e.work <- it:
 		return true
-	case <-ctx.Done():
-		it.dir.put()
+	case <-ctx.Done(): // it is put with the items
 		return false
 	}
 }
@@ -159,18 +168,15 @@ func (e *exporter) walk(ctx context.Context, h *handle, name, path string) bool 
 		return true
 	}
 	d, err := tree.At{Dir: h.d, Name: name}.OpenDir()
-	var names []string
-	if err == nil {
-		names, err = tree.List(d)
-	}
 	if err != nil {
-		if d != nil {
-			d.Close()
-		}
 		return e.send(ctx, &item{dir: h.use(), name: name, path: path, err: err})
 	}
 	sub := &handle{d: d, users: 1, owned: true}
 	defer sub.put()
+	names, err := tree.List(d)
+	if err != nil && !e.send(ctx, &item{dir: h.use(), name: name, path: path, err: err}) { // with what else is there
+		return false
+	}
 	for _, name := range names {
 		if !e.walk(ctx, sub, name, tree.Join(path, name)) {
 			return false
@@ -229,6 +235,7 @@ func (e *exporter) write(ctx context.Context) error {
 			}
 			it.dir.put()
 		case <-ctx.Done():
+			e.last = it // which may be being loaded
 		}
 		if context.Cause(ctx) != nil {
 			return context.Cause(ctx)
@@ -275,8 +282,8 @@ func (e *exporter) item(ctx context.Context, it *item) error {
 	if err != nil {
 		return leftOut{err}
 	}
+	at := [2]uint64{it.st.Dev, it.st.Ino}
 	if it.st.Nlink > 1 && !tree.IsDir(&it.st) {
-		at := [2]uint64{it.st.Dev, it.st.Ino}
 		if first, ok := e.links[at]; ok {
 			h.Typeflag, h.Linkname, h.Size, h.PAXRecords = tar.TypeLink, first, 0, nil
 			return e.tw.WriteHeader(h)
@@ -294,7 +301,11 @@ func (e *exporter) item(ctx context.Context, it *item) error {
 		e.progress(len(it.data))
 		return err
 	}
-	return e.large(ctx, it, h)
+	err = e.large(ctx, it, h)
+	if e.links[at] == it.path && !e.begun { // its other names are no links to what is not there
+		delete(e.links, at)
+	}
+	return err
 }
 
 func (e *exporter) progress(n int) {
@@ -344,16 +355,28 @@ const paxXattr = "SCHILY.xattr."
 
 // large writes a file in pieces.
 func (e *exporter) large(ctx context.Context, it *item, h *tar.Header) error {
+	e.begun = false
 	f, st, err := it.dir.d.OpenStat(it.name, unix.O_RDONLY, 0)
 	if err != nil {
 		return leftOut{err}
 	}
 	defer f.Close()
+	if it.st.Ino != st.Ino || it.st.Dev != st.Dev { // another file has the name now: all that is told of it is its own
+		delete(e.links, [2]uint64{it.st.Dev, it.st.Ino})
+		it.st = st
+		if it.xattrs, err = tree.ReadXattrs(f); err == nil {
+			h, err = header(it)
+		}
+		if err != nil {
+			return leftOut{err}
+		}
+	}
 	h.Size = st.Size
 	extents, err := tree.Extents(f, st.Size)
 	if err != nil {
 		return leftOut{err}
 	}
+	e.begun = true
 	out := &content{w: e.tw, left: st.Size}
 	if len(extents) == 1 && extents[0].Len == st.Size {
 		err = e.tw.WriteHeader(h)

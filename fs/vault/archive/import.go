@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -198,6 +199,9 @@ func (m *importer) entry(ctx context.Context, h *tar.Header, r io.Reader) error 
 		return fmt.Errorf("a name that leads out of the tree: %w", err)
 	}
 	path := strings.Join(parts, "/")
+	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= math.MaxUint32 || int64(h.Gid) >= math.MaxUint32 { // the greatest is none, for chown(2)
+		return fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, syscall.EINVAL)
+	}
 	st, x := attributes(h)
 	if h.Typeflag == tar.TypeDir {
 		return m.dir(parts, dirTimes{st, x})

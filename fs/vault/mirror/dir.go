@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"syscall"
 
@@ -29,15 +30,18 @@ func (r *run) dir(q *walk.Queue[task], p *pair) {
 	}
 	r.objects.Add(1)
 	names, err := tree.List(p.src)
-	var have []string
-	if err == nil && p.dst != nil {
-		have, err = tree.List(p.dst)
-	}
-	if err != nil {
+	if err != nil { // what cannot be seen in the source is there all the same: nothing is removed for the lack of it
 		r.trouble(p.path, err)
-		return
 	}
-	r.extras(p, names, have)
+	if p.dst != nil {
+		have, e := tree.List(p.dst)
+		if e != nil {
+			r.trouble(p.path, e)
+		}
+		if err == nil {
+			r.extras(p, names, have)
+		}
+	}
 	for part := range slices.Chunk(names, batch) {
 		p.use()
 		q.Put(func(q *walk.Queue[task]) {
@@ -79,51 +83,62 @@ func (r *run) extras(p *pair, names, have []string) {
 		_, found := slices.BinarySearch(names, name)
 		st, err := p.dst.StatAt(name)
 		switch {
-		case found, err != nil, r.over():
+		case found, errors.Is(err, syscall.ENOENT), r.over():
+			continue
+		case err != nil:
+			r.trouble(path, err)
 			continue
 		case tree.IsTemp(name): // left over by a run that was killed
 		case r.o.Extras == Keep, r.o.Ignore.Match(path, tree.IsDir(&st)), p.path == "" && name == "lost+found":
 			continue
 		}
-		if err := r.remove(p.dst, name, path, &st); err != nil {
+		if _, err := r.remove(p.dst, name, path, &st); err != nil {
 			r.trouble(path, err)
 		}
 	}
 }
 
-// remove removes name in d, and all below it.
-func (r *run) remove(d backing.Dir, name, path string, st *backing.Stat) error {
+// remove removes name in d, and all below it but for what is ignored, and the directories that have such; kept says that there
+// are some.
+func (r *run) remove(d backing.Dir, name, path string, st *backing.Stat) (kept bool, err error) {
 	if !tree.IsDir(st) {
 		if !r.tell(Remove, path) {
-			return nil
+			return false, nil
 		}
-		return d.Unlink(name)
+		return false, d.Unlink(name)
 	}
 	sub, err := d.OpenDir(name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer sub.Close()
 	names, err := tree.List(sub)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, child := range names {
 		if err := r.ctx.Err(); err != nil {
-			return err
+			return false, err
 		}
 		st, err := sub.StatAt(child)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if err := r.remove(sub, child, tree.Join(path, child), &st); err != nil {
-			return err
+		at := tree.Join(path, child)
+		if r.o.Ignore.Match(at, tree.IsDir(&st)) {
+			kept = true
+			continue
 		}
+		k, err := r.remove(sub, child, at, &st)
+		if err != nil {
+			return false, err
+		}
+		kept = kept || k
 	}
-	if !r.tell(Remove, path) {
-		return nil
+	if kept || !r.tell(Remove, path) {
+		return kept, nil
 	}
-	return d.Rmdir(name)
+	return false, d.Rmdir(name)
 }
 
 // errGone is an object that was removed from the source meanwhile.
@@ -181,7 +196,11 @@ func (r *run) clear(p *pair, name, path string, kind uint32) (*backing.Stat, err
 	if tree.IsDir(&old) && r.o.Extras == Keep {
 		return nil, syscall.EISDIR
 	}
-	return nil, r.remove(p.dst, name, path, &old)
+	kept, err := r.remove(p.dst, name, path, &old)
+	if err == nil && kept {
+		err = fmt.Errorf("a directory with files that are ignored is in its place: %w", syscall.ENOTEMPTY)
+	}
+	return nil, err
 }
 
 // subdir makes a directory where it is missing, and has it looked at.

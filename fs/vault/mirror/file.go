@@ -153,7 +153,7 @@ func (r *run) attributes(dst backing.Dir, name, path string, st, old *backing.St
 
 // file copies a file.
 func (r *run) file(src backing.Dir, name string, dst backing.Dir, newName string, st *backing.Stat, x tree.Xattrs) error {
-	f, err := src.Open(name, unix.O_RDONLY, 0)
+	f, st, x, err := openSame(src, name, st, x)
 	if err != nil {
 		return err
 	}
@@ -167,9 +167,23 @@ func (r *run) file(src backing.Dir, name string, dst backing.Dir, newName string
 	})
 }
 
+// openSame opens a file of the source, and says what it is like now: name may be another file since it was looked at, the secret
+// one of another user, which is not to get the mode of the first.
+func openSame(src backing.Dir, name string, st *backing.Stat, x tree.Xattrs) (backing.File, *backing.Stat, tree.Xattrs, error) {
+	f, now, err := src.OpenStat(name, unix.O_RDONLY, 0)
+	if err != nil || now.Ino == st.Ino && now.Dev == st.Dev {
+		return f, st, x, err
+	}
+	if x, err = tree.ReadXattrs(f); err != nil {
+		f.Close()
+		return nil, nil, nil, err
+	}
+	return f, &now, x, nil
+}
+
 // patch writes what differs of a file.
 func (r *run) patch(src, dst backing.Dir, name string, st *backing.Stat, x tree.Xattrs) error {
-	f, err := src.Open(name, unix.O_RDONLY, 0)
+	f, st, x, err := openSame(src, name, st, x)
 	if err != nil {
 		return err
 	}
@@ -181,6 +195,9 @@ func (r *run) patch(src, dst backing.Dir, name string, st *backing.Stat, x tree.
 	defer g.Close()
 	n, err := r.copier.Patch(r.ctx, g, f, st.Size)
 	r.written.Add(n)
+	if err == nil { // with its new time on the disk, and old content, a power failure would hide it from the next run
+		err = g.DataSync()
+	}
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault/tree"
 	"kmsfs/fs/vault/walk"
@@ -316,5 +318,5 @@ func (r *run) finishDir(p *pair) error {
 
 // sameAttrs compares what is copied of attributes.
 func sameAttrs(a, b *backing.Stat) bool {
-	return a.Mode == b.Mode && a.Mtim == b.Mtim && (!tree.Owners() || a.UID == b.UID && a.GID == b.GID)
+	return a.Mode&unix.S_IFMT|tree.Mode(a) == b.Mode && a.Mtim == b.Mtim && (!tree.Owners() || a.UID == b.UID && a.GID == b.GID)
 }

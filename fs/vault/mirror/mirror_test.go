@@ -305,3 +305,40 @@ func TestTrouble(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What is ignored stays also in a directory that the source does not have, and one that a file is to replace.
+func TestIgnoredBelow(t *testing.T) {
+	src, _ := treetest.Plain(t)
+	v := treetest.Vault(t)
+	treetest.WriteFile(t, src, "file", []byte("now a file"))
+	for _, name := range []string{"gone", "file"} {
+		if err := v.Mkdir(name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		d, err := v.OpenDir(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		treetest.WriteFile(t, d, "kept.tmp", []byte("k"))
+		treetest.WriteFile(t, d, "x", []byte("x"))
+		d.Close()
+	}
+	g := &mirror.Ignore{}
+	if err := g.Add("*.tmp"); err != nil {
+		t.Fatal(err)
+	}
+	var c told
+	_, err := mirror.Run(t.Context(), src, v, mirror.Options{Ignore: g, Trouble: func(path string, err error) { c.add("", path) }})
+	if !errors.Is(err, mirror.ErrIncomplete) || !slices.Equal(c.list, []string{" file"}) {
+		t.Errorf("got %v, told of %q", err, c.list)
+	}
+	lines := strings.Join(treetest.Describe(t, v), "\n")
+	for _, want := range []string{`"gone/kept.tmp"`, `"file/kept.tmp"`} {
+		if !strings.Contains(lines, want) {
+			t.Errorf("%s is not there:\n%s", want, lines)
+		}
+	}
+	if strings.Contains(lines, `/x"`) {
+		t.Errorf("got\n%s", lines)
+	}
+}

@@ -92,21 +92,42 @@ func Copied(name string) bool {
 // Owners says whether owners are copied: root alone may give files away.
 func Owners() bool { return os.Geteuid() == 0 }
 
-// SetAttrs gives o the owner, mode, attributes and times of st and x. Attributes that o has and x has not are removed where
-// the object is not new. Symbolic links have no mode.
+// Mode is the mode of a copy of st. Who may not give files away makes the copy his own: it then has no setuid or setgid bit that was
+// for another owner or group, or all who may run it could do so as him.
+func Mode(st *backing.Stat) uint32 {
+	mode := st.Mode & 0o7777
+	if Owners() || IsDir(st) {
+		return mode
+	}
+	if st.UID != uint32(os.Geteuid()) {
+		mode &^= unix.S_ISUID
+	}
+	if st.GID != uint32(os.Getegid()) {
+		mode &^= unix.S_ISGID
+	}
+	return mode
+}
+
+// SetAttrs gives o the owner, mode, attributes and times of st and x. Attributes that o has and x has not are removed, also from
+// what is new: a directory may give ACLs to what is made in it. Symbolic links have no mode.
 func SetAttrs(o Object, st *backing.Stat, x Xattrs, age Age) error {
+	link := st.Mode&unix.S_IFMT == unix.S_IFLNK
 	if Owners() {
-		if err := o.Chown(st.UID, st.GID); err != nil {
+		if err := o.Chown(st.UID, st.GID); err != nil { // which takes capabilities and setuid away
+			return err
+		}
+	} else if age == Old && !link { // attributes are set by who may write
+		if err := o.Chmod(Mode(st) | 0o200); err != nil {
 			return err
 		}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := o.Chmod(st.Mode & 0o7777); err != nil {
-			return err
-		}
-	}
-	if err := setXattrs(o, x, age); err != nil {
+	if err := setXattrs(o, x); err != nil {
 		return err
+	}
+	if !link {
+		if err := o.Chmod(Mode(st)); err != nil {
+			return err
+		}
 	}
 	return o.Utimes(backing.Timespec{Nsec: backing.UtimeOmit}, st.Mtim)
 }
@@ -120,13 +141,10 @@ const (
 	Old
 )
 
-func setXattrs(o Object, x Xattrs, age Age) error {
-	var old Xattrs
-	if age == Old {
-		var err error
-		if old, err = ReadXattrs(o); err != nil {
-			return err
-		}
+func setXattrs(o Object, x Xattrs) error {
+	old, err := ReadXattrs(o)
+	if err != nil {
+		return err
 	}
 	for name := range old {
 		if _, ok := x[name]; !ok {

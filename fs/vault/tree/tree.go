@@ -102,7 +102,7 @@ func IsDir(st *backing.Stat) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }
 // IsFile says whether st is of a regular file.
 func IsFile(st *backing.Stat) bool { return st.Mode&unix.S_IFMT == unix.S_IFREG }
 
-// List returns the names in d, sorted by bytes.
+// List returns the names in d, sorted by bytes. With an error there may be more than those that it returns.
 func List(d backing.Dir) ([]string, error) {
 	var names []string
 	err := d.ReadDir(func(e backing.Entry) bool {

@@ -10,6 +10,7 @@ package view
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -398,19 +399,29 @@ func (d *dir) ListxattrAt(name string, buf []byte) (k int, err error) {
 	return k, err
 }
 
-// ReadDir implements backing.Dir. The list is made first, so that f may change the directory.
+// ReadDir implements backing.Dir. The list is made first, so that f may change the directory. A directory with names that do
+// not open is vault.ErrCorrupt, after f has had those that do: who copies or compares it must know that it is not all.
 func (d *dir) ReadDir(f func(backing.Entry) bool) error {
 	var list []backing.Entry
-	if err := d.s.v.ReadDir(d.n, func(e vault.DirEntry) bool {
-		list = append(list, backing.Entry{Name: e.Name, Ino: e.Ino, Kind: e.Kind})
+	var lost []string
+	if err := d.s.v.List(d.n, func(e vault.DirEntry, err error) bool {
+		switch {
+		case err == nil:
+			list = append(list, backing.Entry{Name: e.Name, Ino: e.Ino, Kind: e.Kind})
+		case d.n != d.s.v.Root() || e.Stored != "lost+found": // which is of the file system that the vault is all of
+			lost = append(lost, e.Stored)
+		}
 		return true
 	}); err != nil {
 		return err
 	}
 	for _, e := range list {
 		if !f(e) {
-			break
+			return nil
 		}
+	}
+	if len(lost) > 0 {
+		return fmt.Errorf("%w: %d stored names do not open, the first is %q", vault.ErrCorrupt, len(lost), lost[0])
 	}
 	return nil
 }

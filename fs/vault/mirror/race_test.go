@@ -1,0 +1,107 @@
+package mirror_test
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/mirror"
+	"kmsfs/fs/vault/tree/treetest"
+)
+
+// swapping is a directory in which another file takes the place of "file" after it was looked at.
+type swapping struct {
+	backing.Dir
+	swap func()
+}
+
+func (s *swapping) Dup() (backing.Dir, error) { return s, nil }
+func (s *swapping) Close() error              { return nil }
+func (s *swapping) Open(name string, flags int, mode uint32) (backing.File, error) {
+	s.swap()
+	return s.Dir.Open(name, flags, mode)
+}
+func (s *swapping) OpenStat(name string, flags int, mode uint32) (backing.File, backing.Stat, error) {
+	s.swap()
+	return s.Dir.OpenStat(name, flags, mode)
+}
+
+// The content of a file never gets the mode of another that had its name before.
+func TestSwapped(t *testing.T) {
+	src, path := treetest.Plain(t)
+	treetest.WriteFile(t, src, "file", []byte("known"))
+	treetest.WriteFile(t, src, "secret", []byte("known"))
+	if err := os.Chmod(filepath.Join(path, "secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v := treetest.Vault(t)
+	s := &swapping{src, sync.OnceFunc(func() { os.Rename(filepath.Join(path, "secret"), filepath.Join(path, "file")) })}
+	run(t, s, v, mirror.Options{Parallel: 1, Trouble: func(string, error) {}})
+	if st, err := v.StatAt("file"); err != nil || st.Mode&0o777 != 0o600 {
+		t.Errorf("mode %o, %v", st.Mode, err)
+	}
+}
+
+// order remembers what is done to files that are open for writing.
+type order struct {
+	backing.Dir
+	calls *[]string
+}
+
+func (o order) Dup() (backing.Dir, error) { return o, nil }
+func (o order) Close() error              { return nil }
+func (o order) Open(name string, flags int, mode uint32) (backing.File, error) {
+	f, err := o.Dir.Open(name, flags, mode)
+	if err != nil || flags&unix.O_RDWR == 0 {
+		return f, err
+	}
+	return orderFile{f, o.calls}, nil
+}
+
+type orderFile struct {
+	backing.File
+	calls *[]string
+}
+
+func (f orderFile) WriteAt(p []byte, off int64) (int, error) {
+	*f.calls = append(*f.calls, "write")
+	return f.File.WriteAt(p, off)
+}
+
+func (f orderFile) DataSync() error {
+	*f.calls = append(*f.calls, "sync")
+	return f.File.DataSync()
+}
+
+func (f orderFile) Utimes(a, m backing.Timespec) error {
+	*f.calls = append(*f.calls, "time")
+	return f.File.Utimes(a, m)
+}
+
+// The time by which the next run passes over a file that was changed in place comes after its content is on the disk.
+func TestPatchIsDurableBeforeItsTime(t *testing.T) {
+	src, path := treetest.Plain(t)
+	treetest.WriteFile(t, src, "large", treetest.Random(rand.New(rand.NewPCG(1, 1)), 2<<20))
+	v := treetest.Vault(t)
+	run(t, src, v, mirror.Options{})
+	f, err := os.OpenFile(filepath.Join(path, "large"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("changed"), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	var calls []string
+	run(t, src, order{v, &calls}, mirror.Options{Replace: mirror.InPlace})
+	if !slices.Equal(calls, []string{"write", "sync", "time"}) {
+		t.Errorf("got %q", calls)
+	}
+	treetest.Same(t, v, src)
+}
