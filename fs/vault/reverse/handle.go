@@ -315,9 +315,6 @@ func (h *Handle) readAll(p []byte, off int64) error {
 	if is := versionOf(&st); is.size == h.version.size && is.mtime == h.version.mtime {
 		return nil
 	}
-	if h.sparse { // what was said to be a hole may be none
-		return ErrChanged
-	}
 	h.mu.Lock()
 	warn := !h.warned
 	h.warned = true
