@@ -39,3 +39,42 @@ func TestPunched(t *testing.T) {
 		t.Errorf("SEEK_DATA finds %d, %v", at, err)
 	}
 }
+
+// TestSizeHeld: for as long as a file is open its attributes have the size that is read; who opens it then with another size fails,
+// for a kernel has one size of a file.
+func TestSizeHeld(t *testing.T) {
+	b := newBench(t, 4096)
+	top := b.src.Root()
+	defer top.Close()
+	write(t, top, "log", content(1, 5000), 0)
+	v := b.open(reverse.Options{})
+	defer v.Close()
+	n := find(t, v, b.keys(), "log")
+	was, err := v.Attr(n)
+	must(t, err)
+	h, _, err := v.Open(n)
+	must(t, err)
+	if h.Unforeseen() {
+		t.Error("the size was told")
+	}
+	for _, size := range []int64{9000, 10} {
+		truncate(t, top, "log", size)
+		if st, err := v.Attr(n); err != nil || st.Size != was.Size {
+			t.Errorf("now of %d bytes: size %d, %v, want %d", size, st.Size, err, was.Size)
+		}
+		if _, _, err := v.Open(n); !errors.Is(err, reverse.ErrChanged) {
+			t.Errorf("now of %d bytes: opened again: %v", size, err)
+		}
+	}
+	h.Close()
+	if st, err := v.Attr(n); err != nil || st.Size != 138 {
+		t.Errorf("closed: size %d, %v", st.Size, err)
+	}
+	truncate(t, top, "log", 5000)
+	h, _, err = v.Open(n)
+	must(t, err)
+	defer h.Close()
+	if !h.Unforeseen() {
+		t.Error("another size was told")
+	}
+}

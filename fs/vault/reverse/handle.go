@@ -19,6 +19,9 @@ var ErrChanged = errors.New("reverse: the file was changed while it was read")
 // settledFor is how long a file must not have been changed before its times are trusted to show the next change.
 const settledFor = 2 * time.Second
 
+// closeWait is how long an opening waits for who has the file open with another size.
+const closeWait = 200 * time.Millisecond
+
 // version tells what a file holds from what it held before.
 type version struct {
 	size         int64
@@ -40,6 +43,8 @@ type Handle struct {
 	stored  int64 // bytes
 	flags   envelope.Flags
 	sparse  bool
+
+	unforeseen bool // see Unforeseen
 
 	turn chan struct{} // held while the key is asked for
 	key  dataKey       // guarded by turn
@@ -133,25 +138,39 @@ func (h *Handle) openPlain() (caching Caching, err error) {
 	case st.Size > 0 || len(attrs) > 0:
 		h.stored = v.geo.InlineSize(st.Size)
 	}
-	return n.begin(h.version, v.now()), nil
+	return h.begin(v.now())
 }
 
 // begin notes that the file is opened as it is. A cache knows of one version of it: where the times do not show the next
-// change yet, or somebody still reads another version, nothing is cached.
-func (n *Node) begin(is version, now time.Time) Caching {
+// change yet, or somebody still reads another version, nothing is cached. A file has one size for all who have it open: a
+// kernel ends their reads there.
+func (h *Handle) begin(now time.Time) (Caching, error) {
+	n, is := h.n, h.version
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	for end := time.Now().Add(closeWait); n.opens > 0 && n.held != h.stored; {
+		if time.Now().After(end) {
+			return CacheNot, ErrChanged
+		}
+		n.mu.Unlock() // a kernel tells late that a file is closed
+		time.Sleep(closeWait / 50)
+		n.mu.Lock()
+	}
 	n.opens++
+	n.held, h.unforeseen = h.stored, n.told != h.stored
 	settled := now.Sub(is.mtime.Time()) > settledFor && now.Sub(is.ctime.Time()) > settledFor
 	switch {
 	case !settled || n.opens > 1 && n.seen != is:
-		return CacheNot
+		return CacheNot, nil
 	case n.seen == is:
-		return CacheOn
+		return CacheOn, nil
 	}
 	n.seen = is
-	return CacheAnew
+	return CacheAnew, nil
 }
+
+// Unforeseen says whether the file has, for as long as it is open, another size than its attributes had last.
+func (h *Handle) Unforeseen() bool { return h.unforeseen }
 
 // finish notes that the file is closed.
 func (n *Node) finish() {

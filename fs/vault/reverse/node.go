@@ -48,6 +48,8 @@ type Node struct {
 	long  map[string]string // of a directory: the names of its long entries, as last listed
 	seen  version           // of the file what may be cached
 	opens int               // handles of the file
+	held  int64             // its stored size for as long as it has handles
+	told  int64             // its stored size in the attributes that were shown last
 }
 
 // ID returns the number that names the node while it is referred to; the root's is 1.
