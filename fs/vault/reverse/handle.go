@@ -124,7 +124,7 @@ func (h *Handle) openPlain() (caching Caching, err error) {
 	if len(attrs) > 0 {
 		h.flags = envelope.FlagXattr
 	}
-	if h.id, err = v.fileID(d, n.name, n.path, &st); err != nil {
+	if h.id, err = v.fileID(d, n.name, n.path, n.parent.top, &st); err != nil {
 		return CacheNot, err
 	}
 	h.f, h.version, h.sealed = f, versionOf(&st), map[uint64][envelope.TagSize]byte{}

@@ -206,8 +206,8 @@ func (v *View) openKey(ctx context.Context, id envelope.FileID, loc envelope.Loc
 	return dataKey{fk, loc, born}, err
 }
 
-// fileID is the id of the file name in d, at path. All names of one file have one.
-func (v *View) fileID(d backing.Dir, name, path string, st *backing.Stat) (envelope.FileID, error) {
+// fileID is the id of the file name in d, at path, in a file system that is entered at top. All names of one file have one.
+func (v *View) fileID(d backing.Dir, name, path, top string, st *backing.Stat) (envelope.FileID, error) {
 	if st.Nlink < 2 {
 		return v.vk.ReverseFileID(path), nil
 	}
@@ -215,5 +215,5 @@ func (v *View) fileID(d backing.Dir, name, path string, st *backing.Stat) (envel
 	if err != nil {
 		return envelope.FileID{}, fmt.Errorf("birth time: %w", err)
 	}
-	return v.vk.ReverseLinkedID(b.Ino, b.Btim.Sec, b.Btim.Nsec), nil
+	return v.vk.ReverseLinkedID(top, b.Ino, b.Btim.Sec, b.Btim.Nsec), nil
 }
