@@ -45,14 +45,14 @@ func (k *keys) start(ctx context.Context, v *View) error {
 	created := map[envelope.FileID]int64{}
 	return v.sidecar.Scan(ctx, sidecar.ScanOptions{Parallel: parallel()}, func(p *sidecar.Part) error {
 		if p.Err != nil {
-			v.log.Error("a key table cannot be read: files get new data keys", "table", envelope.TableName(p.Table), "err", p.Err)
+			v.log.Error("a key table cannot be read: files get new data keys, which size and times do not show; have the backup tool read all anew", "table", envelope.TableName(p.Table), "err", p.Err)
 			return nil
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		for e := range p.Entries() {
 			if e.Err != nil {
-				v.log.Error("a key record is damaged: its file gets a new data key", "record", e.Loc.String(), "err", e.Err)
+				v.log.Error("a key record is damaged: its file gets a new data key, which size and times do not show; have the backup tool read all anew", "record", e.Loc.String(), "err", e.Err)
 				continue
 			}
 			old, known := k.at[e.Record.ID]
@@ -177,7 +177,7 @@ func (v *View) dataKey(ctx context.Context, id envelope.FileID) (dataKey, error)
 			if !errors.Is(err, sidecar.ErrNoRecord) || i == tries-1 {
 				return d, err
 			}
-			v.log.Error("a key record is gone: its file gets a new data key", "record", loc.String(), "err", err)
+			v.log.Error("a key record is gone: its file gets a new data key, which size and times do not show; have the backup tool read all anew", "record", loc.String(), "err", err)
 			v.keys.lose(id)
 		}
 		if err := v.maker.make(ctx, id); err != nil {
