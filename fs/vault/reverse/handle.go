@@ -16,8 +16,13 @@ import (
 // would be read now.
 var ErrChanged = errors.New("reverse: the file was changed while it was read")
 
-// settledFor is how long a file must not have been changed before its times are trusted to show the next change.
-const settledFor = 2 * time.Second
+// settledFor is how long a file must not have been changed before its times are trusted to show the next change; mappedFor where
+// that is written through a mapping: it changes the times once until the page is written back, which takes up to some 35 s
+// (vm.dirty_expire_centisecs).
+const (
+	settledFor = 2 * time.Second
+	mappedFor  = time.Minute
+)
 
 // closeWait is how long an opening waits for who has the file open with another size.
 const closeWait = 200 * time.Millisecond
@@ -158,10 +163,14 @@ func (h *Handle) begin(now time.Time) (Caching, error) {
 	}
 	n.opens++
 	n.held, h.unforeseen = h.stored, n.told != h.stored
-	settled := now.Sub(is.mtime.Time()) > settledFor && now.Sub(is.ctime.Time()) > settledFor
+	quiet := min(now.Sub(is.mtime.Time()), now.Sub(is.ctime.Time()))
+	mapped := quiet <= mappedFor
 	switch {
-	case !settled || n.opens > 1 && n.seen != is:
+	case quiet <= settledFor || n.opens > 1 && (mapped || n.seen != is):
 		return CacheNot, nil
+	case mapped: // for this handle alone
+		n.seen = version{}
+		return CacheAnew, nil
 	case n.seen == is:
 		return CacheOn, nil
 	}
