@@ -30,12 +30,14 @@ func (k *VolumeKeys) ReverseFileID(path string) FileID {
 	return k.reverseID(reverseFile, []byte(path))
 }
 
-// ReverseLinkedID returns the id of a file with several names, by its inode number
-// and its time of birth, zeros where that is not known.
-func (k *VolumeKeys) ReverseLinkedID(ino uint64, birthSec, birthNsec int64) FileID {
+// ReverseLinkedID returns the id of a file with several names, by its inode number,
+// its time of birth, zeros where that is not known, and the path of the directory
+// at which its file system is entered, "" for that of the root.
+func (k *VolumeKeys) ReverseLinkedID(top string, ino uint64, birthSec, birthNsec int64) FileID {
 	b := binary.LittleEndian.AppendUint64(nil, ino)
 	b = binary.LittleEndian.AppendUint64(b, uint64(birthSec))
-	return k.reverseID(reverseLinked, binary.LittleEndian.AppendUint32(b, uint32(birthNsec)))
+	b = binary.LittleEndian.AppendUint32(b, uint32(birthNsec))
+	return k.reverseID(reverseLinked, append(b, top...))
 }
 
 // ReverseSalt returns the salt of the symlink at path, as in [VolumeKeys.ReverseDirID].

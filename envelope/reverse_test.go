@@ -28,7 +28,8 @@ func TestReverseDerivations(t *testing.T) {
 		{"root", vk.ReverseDirID(""), vk.RootDir()},
 		{"directory", vk.ReverseDirID("a/b"), id("\x01a/b")},
 		{"file", vk.ReverseFileID("a/b"), id("\x02a/b")},
-		{"linked file", vk.ReverseLinkedID(5, -1, 9), id("\x03\x05\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\x09\x00\x00\x00")},
+		{"linked file", vk.ReverseLinkedID("", 5, -1, 9), id("\x03\x05\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\x09\x00\x00\x00")},
+		{"linked file elsewhere", vk.ReverseLinkedID("a/b", 5, -1, 9), id("\x03\x05\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\x09\x00\x00\x00a/b")},
 		{"salt", vk.ReverseSalt("a/b"), id("\x04a/b")},
 	} {
 		if c.got != c.want {

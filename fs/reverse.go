@@ -18,7 +18,8 @@ const reverseTimeout = time.Second
 // refuses all changes by itself, the mount being read-only.
 type reverseFS struct {
 	base
-	v *reverse.View
+	v      *reverse.View
+	server *Server // for notifications to the kernel; set before the first request
 
 	mu    sync.Mutex // a leaf
 	next  uint64     // handle
@@ -41,6 +42,7 @@ func MountReverse(v *reverse.View, dir string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	raw.server = s
 	return s.begin(o)
 }
 
@@ -124,6 +126,12 @@ func (fs *reverseFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	h, caching, err := fs.v.Open(n)
 	if err != nil {
 		return fs.status("open", in.NodeId, err)
+	}
+	if h.Unforeseen() { // else fstat(2) would tell a size that is not what is read
+		if err := fs.server.invalidate(in.NodeId, -1, 0); err != nil {
+			h.Close()
+			return fs.status("open", in.NodeId, err)
+		}
 	}
 	switch caching {
 	case reverse.CacheOn:

@@ -413,7 +413,7 @@ func (s *Server) watch() {
 }
 
 // invalidate makes the kernel write back and drop its cached pages of a node: those with any of the n bytes from off on,
-// and where n is 0 all from off on. The caller answers a request that holds no page of the node, and other workers answer
+// and where n is 0 all from off on; off -1: none, but its attributes. The caller answers a request that holds no page of the node, and other workers answer
 // the writes that come of this.
 func (s *Server) invalidate(node uint64, off, n int64) error {
 	m := struct {

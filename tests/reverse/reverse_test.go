@@ -315,3 +315,61 @@ func TestBusySource(t *testing.T) {
 		same(t, "quiet files", quiet, mountCopy(t, to, "--read-only")+"/quiet")
 	}
 }
+
+// TestGrows: a file that grows between a look at its attributes and its opening, or while it is read, has the size that its
+// stored bytes tell, so that who copies as many bytes as fstat(2) says has a whole file.
+func TestGrows(t *testing.T) {
+	m := mountReverse(t)
+	src, grow := m.Backing+"/log", func(n int) {
+		f, err := os.OpenFile(m.Backing+"/log", os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err == nil {
+			_, err = f.Write(make([]byte, n))
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	grow(500000)
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(src, old, old); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2100 * time.Millisecond) // then what is read is kept by the kernel
+	var at string
+	entries, err := os.ReadDir(m.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			at = m.Dir + "/" + e.Name()
+		}
+	}
+	for _, before := range []bool{false, true} {
+		if _, err := os.Stat(at); err != nil {
+			t.Fatal(err)
+		}
+		if before {
+			grow(100000)
+		}
+		f, err := os.Open(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if !before {
+			grow(100000)
+			time.Sleep(1100 * time.Millisecond) // the kernel's memory of attributes
+		}
+		st, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if _, err := b.ReadFrom(f); err != nil || int64(b.Len()) != st.Size() {
+			t.Errorf("grown before it is opened: %v: %d bytes of %d, %v", before, b.Len(), st.Size(), err)
+		}
+		f.Close()
+	}
+}

@@ -132,8 +132,13 @@ func (v *View) show(n, dir *Node, st *backing.Stat) error {
 		if err != nil {
 			return err
 		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.opens > 0 { // what who reads it will get
+			size = n.held
+		}
 		st.Blocks = v.blocks(st.Size, size, st.Blocks)
-		st.Size = size
+		st.Size, n.told = size, size
 	}
 	return nil
 }

@@ -6,8 +6,16 @@ import (
 	"kmsfs/fs/backing"
 )
 
-// settledFor is how long a file must not have been changed before its times are trusted to show the next change.
-const settledFor = 2 * time.Second
+// settledFor is how long a file must not have been changed before its times are trusted to show the next change; mappedFor where
+// that is written through a mapping: it changes the times once until the page is written back, which takes up to some 35 s
+// (vm.dirty_expire_centisecs).
+const (
+	settledFor = 2 * time.Second
+	mappedFor  = time.Minute
+)
+
+// closeWait is how long an opening waits for who has the file open with another size.
+const closeWait = 200 * time.Millisecond
 
 // version tells what a file holds from what it held before.
 type version struct {
@@ -28,21 +36,39 @@ const (
 )
 
 // begin notes that the file is opened as it is. A cache knows of one version of it: where the times do not show the next
-// change yet, or somebody still reads another version, nothing is cached.
-func (n *Node) begin(is version, now time.Time) Caching {
+// change yet, or somebody still reads another version, nothing is cached. A file has one size for all who have it open: a
+// kernel ends their reads there.
+func (h *Handle) begin(now time.Time) (Caching, error) {
+	n, is := h.n, h.version
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	for end := time.Now().Add(closeWait); n.opens > 0 && n.held != h.stored; {
+		if time.Now().After(end) {
+			return CacheNot, ErrChanged
+		}
+		n.mu.Unlock() // a kernel tells late that a file is closed
+		time.Sleep(closeWait / 50)
+		n.mu.Lock()
+	}
 	n.opens++
-	settled := now.Sub(is.mtime.Time()) > settledFor && now.Sub(is.ctime.Time()) > settledFor
+	n.held, h.unforeseen = h.stored, n.told != h.stored
+	quiet := min(now.Sub(is.mtime.Time()), now.Sub(is.ctime.Time()))
+	mapped := quiet <= mappedFor
 	switch {
-	case !settled || n.opens > 1 && n.seen != is:
-		return CacheNot
+	case quiet <= settledFor || n.opens > 1 && (mapped || n.seen != is):
+		return CacheNot, nil
+	case mapped: // for this handle alone
+		n.seen = version{}
+		return CacheAnew, nil
 	case n.seen == is:
-		return CacheOn
+		return CacheOn, nil
 	}
 	n.seen = is
-	return CacheAnew
+	return CacheAnew, nil
 }
+
+// Unforeseen says whether the file has, for as long as it is open, another size than its attributes had last.
+func (h *Handle) Unforeseen() bool { return h.unforeseen }
 
 // finish notes that the file is closed.
 func (n *Node) finish() {

@@ -161,8 +161,11 @@ func (h *Handle) readGroups(key dataKey, p []byte, off int64) error {
 func (h *Handle) seal(g *group, key dataKey) error {
 	geo, n := h.v.geo, g.at.n
 	present, err := h.present(n)
-	if err != nil || !present {
+	if err != nil {
 		return err
+	}
+	if !present {
+		return h.holesStand()
 	}
 	begin := int64(n) * geo.GroupPlain()
 	size := min(geo.GroupPlain(), h.version.size-begin)
@@ -182,6 +185,9 @@ func (h *Handle) seal(g *group, key dataKey) error {
 		return err
 	}
 	if err := h.setPresence(index, n); err != nil {
+		return err
+	}
+	if err := h.holesStand(); err != nil {
 		return err
 	}
 	index.SealAll(key.fk, n)

@@ -29,6 +29,8 @@ type Handle struct {
 	flags   envelope.Flags
 	sparse  bool
 
+	unforeseen bool // see Unforeseen
+
 	turn chan struct{} // held while the key is asked for
 	key  dataKey       // guarded by turn
 	made bool          // key is there; guarded by turn
@@ -97,7 +99,7 @@ func (h *Handle) openPlain() (caching Caching, err error) {
 	if len(attrs) > 0 {
 		h.flags = envelope.FlagXattr
 	}
-	if h.id, err = v.fileID(d, n.name, n.path, &st); err != nil {
+	if h.id, err = v.fileID(d, n.name, n.path, n.parent.top, &st); err != nil {
 		return CacheNot, err
 	}
 	h.f, h.version, h.sealed = f, versionOf(&st), map[uint64][envelope.TagSize]byte{}
@@ -111,7 +113,7 @@ func (h *Handle) openPlain() (caching Caching, err error) {
 	case st.Size > 0 || len(attrs) > 0:
 		h.stored = v.geo.InlineSize(st.Size)
 	}
-	return n.begin(h.version, v.now()), nil
+	return h.begin(v.now())
 }
 
 // fail names the stored file in an error.
@@ -268,9 +270,6 @@ func (h *Handle) readAll(p []byte, off int64) error {
 	}
 	if is := versionOf(&st); is.size == h.version.size && is.mtime == h.version.mtime {
 		return nil
-	}
-	if h.sparse { // what was said to be a hole may be none
-		return ErrChanged
 	}
 	h.mu.Lock()
 	warn := !h.warned

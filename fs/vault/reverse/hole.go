@@ -35,6 +35,20 @@ func (h *Handle) dataIn(from, to int64) (bool, error) {
 	return at < min(to, h.version.size), err
 }
 
+// holesStand refuses to go on in a file with holes that was changed since it was opened: what was a hole may be none, or the other
+// way round, and the presence bits of a group that was shown would not go with the groups below it. It is asked after the holes
+// were looked for. Who writes may set mtime back, but not ctime.
+func (h *Handle) holesStand() error {
+	if !h.sparse {
+		return nil
+	}
+	st, err := h.f.Stat()
+	if err == nil && versionOf(&st) != h.version {
+		err = ErrChanged
+	}
+	return err
+}
+
 // groups is how many groups the file has.
 func (h *Handle) groups() uint64 {
 	return uint64((h.version.size + h.v.geo.GroupPlain() - 1) / h.v.geo.GroupPlain())
@@ -108,10 +122,16 @@ func (h *Handle) Seek(off int64, whence int) (int64, error) {
 		return off, nil
 	case !h.sparse:
 		return size, nil
-	case whence == seekData:
-		return h.seekData(off)
 	}
-	return h.seekHole(off)
+	find := h.seekHole
+	if whence == seekData {
+		find = h.seekData
+	}
+	at, err := find(off)
+	if e := h.holesStand(); e != nil {
+		return 0, h.v.fail("seek", h.n, e)
+	}
+	return at, err
 }
 
 // seekData is Seek in a file with holes.

@@ -45,14 +45,14 @@ func (k *keys) start(ctx context.Context, v *View) error {
 	created := map[envelope.FileID]int64{}
 	return v.sidecar.Scan(ctx, sidecar.ScanOptions{Parallel: parallel()}, func(p *sidecar.Part) error {
 		if p.Err != nil {
-			v.log.Error("a key table cannot be read: files get new data keys", "table", envelope.TableName(p.Table), "err", p.Err)
+			v.log.Error("a key table cannot be read: files get new data keys, which size and times do not show; have the backup tool read all anew", "table", envelope.TableName(p.Table), "err", p.Err)
 			return nil
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		for e := range p.Entries() {
 			if e.Err != nil {
-				v.log.Error("a key record is damaged: its file gets a new data key", "record", e.Loc.String(), "err", e.Err)
+				v.log.Error("a key record is damaged: its file gets a new data key, which size and times do not show; have the backup tool read all anew", "record", e.Loc.String(), "err", e.Err)
 				continue
 			}
 			old, known := k.at[e.Record.ID]
@@ -177,7 +177,7 @@ func (v *View) dataKey(ctx context.Context, id envelope.FileID) (dataKey, error)
 			if !errors.Is(err, sidecar.ErrNoRecord) || i == tries-1 {
 				return d, err
 			}
-			v.log.Error("a key record is gone: its file gets a new data key", "record", loc.String(), "err", err)
+			v.log.Error("a key record is gone: its file gets a new data key, which size and times do not show; have the backup tool read all anew", "record", loc.String(), "err", err)
 			v.keys.lose(id)
 		}
 		if err := v.maker.make(ctx, id); err != nil {
@@ -206,8 +206,8 @@ func (v *View) openKey(ctx context.Context, id envelope.FileID, loc envelope.Loc
 	return dataKey{fk, loc, born}, err
 }
 
-// fileID is the id of the file name in d, at path. All names of one file have one.
-func (v *View) fileID(d backing.Dir, name, path string, st *backing.Stat) (envelope.FileID, error) {
+// fileID is the id of the file name in d, at path, in a file system that is entered at top. All names of one file have one.
+func (v *View) fileID(d backing.Dir, name, path, top string, st *backing.Stat) (envelope.FileID, error) {
 	if st.Nlink < 2 {
 		return v.vk.ReverseFileID(path), nil
 	}
@@ -215,5 +215,5 @@ func (v *View) fileID(d backing.Dir, name, path string, st *backing.Stat) (envel
 	if err != nil {
 		return envelope.FileID{}, fmt.Errorf("birth time: %w", err)
 	}
-	return v.vk.ReverseLinkedID(b.Ino, b.Btim.Sec, b.Btim.Nsec), nil
+	return v.vk.ReverseLinkedID(top, b.Ino, b.Btim.Sec, b.Btim.Nsec), nil
 }

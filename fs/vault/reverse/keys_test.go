@@ -287,12 +287,19 @@ func TestCaching(t *testing.T) {
 		return h
 	}
 	open("just written", reverse.CacheNot).Close()
-	shift.Store(int64(time.Minute))
+	shift.Store(int64(45 * time.Second))
+	for range 2 {
+		open("perhaps written to through a mapping", reverse.CacheAnew).Close()
+	}
+	mapped := open("perhaps written to through a mapping", reverse.CacheAnew)
+	open("and being read", reverse.CacheNot).Close()
+	mapped.Close()
+	shift.Store(int64(2 * time.Minute))
 	open("the first time", reverse.CacheAnew).Close()
 	first := open("again", reverse.CacheOn)
 	write(t, top, "file", content(2, 5000), 0)
 	open("just changed", reverse.CacheNot).Close()
-	shift.Store(int64(2 * time.Minute))
+	shift.Store(int64(4 * time.Minute))
 	open("another version is being read", reverse.CacheNot).Close()
 	first.Close()
 	open("the other version", reverse.CacheAnew).Close()

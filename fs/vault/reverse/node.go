@@ -36,6 +36,7 @@ type Node struct {
 	parent *Node  // nil of the root
 	name   string // of something plain its name in the source, else that in the view
 	path   string // of something plain, from the root of the source
+	top    string // of a directory, the path at which its file system is entered; see View.topOf
 	kind   uint32 // S_IFMT bits
 	dev    uint64 // in the source
 	srcIno uint64
@@ -48,6 +49,8 @@ type Node struct {
 	long  map[string]string // of a directory: the names of its long entries, as last listed
 	seen  version           // of the file what may be cached
 	opens int               // handles of the file
+	held  int64             // its stored size for as long as it has handles
+	told  int64             // its stored size in the attributes that were shown last
 }
 
 // ID returns the number that names the node while it is referred to; the root's is 1.
@@ -64,6 +67,18 @@ func (n *Node) OfState() bool { return n.role >= controlDir }
 
 // dirID is the id of the directory n.
 func (v *View) dirID(n *Node) envelope.DirID { return v.vk.ReverseDirID(n.path) }
+
+// topOf is the path at which the file system of the directory at path, on dev, is entered: top where that of the directory that it
+// is in is the same, and none for that of the root.
+func (v *View) topOf(top string, dirDev uint64, path string, dev uint64) string {
+	switch dev {
+	case v.rootDev:
+		return ""
+	case dirDev:
+		return top
+	}
+	return path
+}
 
 // join is the path of name in a directory.
 func join(dir, name string) string {
@@ -112,6 +127,7 @@ func (t *table) intern(at child, parent *Node, st *backing.Stat, ino uint64) *No
 		n = &Node{id: t.next, role: at.role, parent: parent, name: at.name, kind: st.Mode & sIFMT, dev: st.Dev, srcIno: st.Ino, ino: ino}
 		if at.role == plain {
 			n.path = join(parent.path, at.name)
+			n.top = t.v.topOf(parent.top, parent.dev, n.path, st.Dev)
 		}
 		t.byID[n.id], t.at[at] = n, n
 		parent.pins++

@@ -69,7 +69,7 @@ func (v *View) runWalks() {
 			return
 		}
 		var missing []envelope.FileID
-		w.err = v.walk(v.ctx, v.src, "", v.rootDev, &missing)
+		w.err = v.walk(v.ctx, v.src, "", place{dev: v.rootDev}, &missing)
 		if w.err == nil {
 			w.err = v.maker.make(v.ctx, missing...)
 		}
@@ -83,10 +83,16 @@ func (v *View) runWalks() {
 	}
 }
 
+// place is a file system by its device and the path at which it is entered, as Node.top.
+type place struct {
+	top string
+	dev uint64
+}
+
 // walk collects the files below d, at path, whose data keys are missing, and has them made in batches, in the order of the
 // names that the view shows: tools read in that order. What cannot be read is left out: it cannot be copied either.
-func (v *View) walk(ctx context.Context, d backing.Dir, path string, dev uint64, missing *[]envelope.FileID) error {
-	if v.beyond(dev) {
+func (v *View) walk(ctx context.Context, d backing.Dir, path string, at place, missing *[]envelope.FileID) error {
+	if v.beyond(at.dev) {
 		return nil
 	}
 	type entry struct {
@@ -119,14 +125,14 @@ func (v *View) walk(ctx context.Context, d backing.Dir, path string, dev uint64,
 			}
 			e.kind = st.Mode & sIFMT
 			if e.kind == sIFREG {
-				err = v.missing(ctx, d, e.name, path, &st, missing)
+				err = v.missing(ctx, d, e.name, path, at.top, &st, missing)
 			}
 			if err != nil {
 				return err
 			}
 		}
 		if e.kind == sIFDIR {
-			if err := v.walkBelow(ctx, d, e.name, path, missing); err != nil {
+			if err := v.walkBelow(ctx, d, e.name, path, at, missing); err != nil {
 				return err
 			}
 		}
@@ -134,7 +140,7 @@ func (v *View) walk(ctx context.Context, d backing.Dir, path string, dev uint64,
 	return nil
 }
 
-func (v *View) walkBelow(ctx context.Context, d backing.Dir, name, path string, missing *[]envelope.FileID) error {
+func (v *View) walkBelow(ctx context.Context, d backing.Dir, name, path string, at place, missing *[]envelope.FileID) error {
 	sub, err := d.OpenDir(name)
 	if err != nil {
 		if passable(err) {
@@ -147,7 +153,8 @@ func (v *View) walkBelow(ctx context.Context, d backing.Dir, name, path string, 
 	if err != nil {
 		return err
 	}
-	return v.walk(ctx, sub, join(path, name), st.Dev, missing)
+	path = join(path, name)
+	return v.walk(ctx, sub, path, place{v.topOf(at.top, at.dev, path, st.Dev), st.Dev}, missing)
 }
 
 // passable says whether an error is about one directory, or file, that is gone or closed to this process.
@@ -161,13 +168,13 @@ func passable(err error) bool {
 }
 
 // missing notes the file name in d if it has no data key and needs one.
-func (v *View) missing(ctx context.Context, d backing.Dir, name, path string, st *backing.Stat, missing *[]envelope.FileID) error {
+func (v *View) missing(ctx context.Context, d backing.Dir, name, path, top string, st *backing.Stat, missing *[]envelope.FileID) error {
 	if st.Size == 0 {
 		if attrs, err := sealable(d, name); err != nil || len(attrs) == 0 {
 			return nil
 		}
 	}
-	id, err := v.fileID(d, name, join(path, name), st)
+	id, err := v.fileID(d, name, join(path, name), top, st)
 	if err != nil {
 		return nil
 	}

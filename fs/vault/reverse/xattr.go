@@ -90,7 +90,7 @@ func (v *View) owned(n *Node, f func(d backing.Dir, name string, owner [16]byte)
 	if err != nil {
 		return err
 	}
-	id, err := v.fileID(d, n.name, n.path, &st)
+	id, err := v.fileID(d, n.name, n.path, n.parent.top, &st)
 	if err != nil {
 		return err
 	}
