@@ -212,3 +212,78 @@ func (b *syncBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.b.String()
 }
+
+// TestBroken: a file whose change has panicked is not used as it stands in memory. What the journal has of it comes with the next
+// opening of the vault; without that, it is as on the disk as soon as it has been closed.
+func TestBroken(t *testing.T) {
+	f := &fault{err: errPanicked}
+	fs := memfs.New(memfs.Config{})
+	at := func() backing.Dir {
+		return faults.Wrap(fs.Root(), func(op faults.Op) error {
+			if (op.Call == faults.WriteAt || op.Call == faults.WritevAt) && f.hook(op) != nil {
+				panic("in a write of the backing")
+			}
+			return nil
+		})
+	}
+	ks := &memoryKeys{}
+	makeVault(t, at, ks, 4096)
+	v := openVault(t, at, ks, vault.Options{JournalFor: time.Hour})
+	old := bytes.Repeat([]byte("old "), 5000)
+	make := func(name string) *vault.Node {
+		t.Helper()
+		n, _, err := v.Create(v.Root(), name, 0o644, who)
+		if err == nil {
+			_, err = v.Write(ctx, n, old, 0, vault.KeepPrivileges)
+		}
+		if err == nil {
+			err = v.Fsync(n, vault.SyncAll)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.Release(n)
+		return n
+	}
+	panics := func(n *vault.Node, off int64) {
+		t.Helper()
+		f.n.Store(0)
+		f.on.Store(true)
+		err := catching(t, "write", func() error { _, err := v.Write(ctx, n, []byte("lost"), off, vault.KeepPrivileges); return err })
+		f.on.Store(false)
+		if !errors.Is(err, errPanicked) {
+			t.Fatalf("the write ended with %v", err)
+		}
+		_, reading := v.Read(ctx, n, []byte("0123"), 0)
+		_, writing := v.Write(ctx, n, []byte("x"), 0, vault.KeepPrivileges)
+		if !errors.Is(reading, vault.ErrBug) || !errors.Is(writing, vault.ErrBug) {
+			t.Errorf("afterwards: read %v, write %v", reading, writing)
+		}
+	}
+	appended := make("appended")
+	if err := v.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	panics(appended, int64(len(old)))
+	v.Forget(appended, 1)
+	if err := v.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readAll(v, "appended"); err != nil || !bytes.HasPrefix(got.data, old) {
+		t.Errorf("closed and opened anew: %v", err)
+	}
+	over := make("over")
+	if _, err := v.Write(ctx, over, []byte("new "), 0, vault.KeepPrivileges); err != nil {
+		t.Fatal(err)
+	}
+	panics(over, 8000)
+	if err := v.Close(); !errors.Is(err, vault.ErrBug) {
+		t.Errorf("closed with %v, want that something has stayed in the journal", err)
+	}
+	v = openVault(t, at, ks, vault.Options{})
+	defer v.Close()
+	copy(old, "new ")
+	if got, err := readAll(v, "over"); err != nil || !bytes.Equal(got.data[:8000], old[:8000]) || len(got.data) != len(old) {
+		t.Errorf("what was written before the panic: %v", err)
+	}
+}
