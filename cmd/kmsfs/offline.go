@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -53,8 +54,12 @@ func (a *app) withPlain(ctx context.Context, s *storeFlags, path string, access 
 	return err
 }
 
-// inVault is a path from the root of a vault, which may be named by its place on a mount of it.
+// inVault is a path from the root of a vault, which may be named by its place on a mount of it: in full, so that what a path means
+// does not depend on the working directory.
 func inVault(o *openedVault, path string) string {
+	if !filepath.IsAbs(path) {
+		return path
+	}
 	return onlyPath(o.plan.Vault, path)
 }
 

@@ -208,6 +208,13 @@ func TestOfflineMounted(t *testing.T) {
 	if got := b.ok("cat p " + b.dir + "/p/file"); got != "other" {
 		t.Errorf("by the mountpoint: got %q", got)
 	}
+	b.mkdir("p/sub")
+	b.write("p/sub/file", "of the working directory")
+	c := b.command("cat", b.dir+"/v", "file")
+	c.Dir = b.dir + "/p/sub"
+	if got, err := c.Output(); err != nil || string(got) != "other" {
+		t.Errorf("a path from the root, in a directory of the mount: got %q, %v", got, err)
+	}
 	b.mkdir("src")
 	b.fails(5, "is mounted on", "kmsfs umount", "sync src v")
 	b.fails(5, "is mounted on", "kmsfs umount", "cp src v:src")
