@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -17,7 +19,7 @@ const (
 // memory, and a core its buffers.
 type crew struct {
 	mu      sync.Mutex
-	count   int // workers, waiting or not
+	all     map[*worker]struct{} // waiting or not
 	waiting []*worker
 	vacant  bool // nobody has the right: the next one to wait gets it
 	closed  bool // the mount is gone
@@ -48,7 +50,7 @@ func (c *crew) pass() (hire bool) {
 	if n < 0 {
 		defer c.mu.Unlock()
 		c.vacant, c.least = true, 0
-		return c.count < maxWorkers
+		return len(c.all) < maxWorkers
 	}
 	w := c.waiting[n]
 	c.waiting[n] = nil
@@ -59,10 +61,37 @@ func (c *crew) pass() (hire bool) {
 	return false
 }
 
-func (c *crew) leave() {
+// join notes a new worker.
+func (c *crew) join(w *worker) {
 	c.mu.Lock()
-	c.count--
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	if c.all == nil {
+		c.all = map[*worker]struct{}{}
+	}
+	c.all[w] = struct{}{}
+}
+
+func (c *crew) leave(w *worker) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.all, w)
+}
+
+// beside adds one who is no worker to those that are waited for; false where the mount is gone.
+func (c *crew) beside(waited *sync.WaitGroup) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed { // so that a worker is there, and Wait has not returned
+		waited.Add(1)
+	}
+	return !c.closed
+}
+
+// everybody returns the workers.
+func (c *crew) everybody() []*worker {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.all))
 }
 
 // trim sends home who was not needed since the last trim.

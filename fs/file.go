@@ -11,9 +11,16 @@ import (
 	"kmsfs/fs/vault"
 )
 
-func (fs *filesystem) fillOpen(out *fuse.OpenOut) {
+// fillOpen says what the kernel may cache. Where other hosts append too, it does not know where the end of the file is, and
+// would keep what it appends in the wrong place.
+func (fs *filesystem) fillOpen(out *fuse.OpenOut, flags uint32) {
 	if fs.cached {
 		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+		return
+	}
+	out.Fh = fs.handles.Add(1)
+	if flags&syscall.O_APPEND != 0 {
+		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
 	}
 }
 
@@ -38,6 +45,7 @@ func (fs *filesystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 			return fs.status("open", in.NodeId, err)
 		}
 	}
+	fs.fillOpen(out, in.Flags)
 	return fuse.OK
 }
 
@@ -51,12 +59,10 @@ func privileges(drop bool) vault.Privileges {
 // Release ends an opening: on an exclusive mount only that of Create and Tmpfile.
 func (fs *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if n := fs.v.Node(in.NodeId); n != nil {
+		fs.unlockReleased(n, in)
 		fs.v.Release(n)
 	}
 }
-
-// Flush has nothing to do: what was written is with the backing file system already.
-func (fs *filesystem) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 // Read is read(2).
 func (fs *filesystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -81,7 +87,14 @@ func (fs *filesystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byt
 	}
 	ctx := fs.begin(cancel)
 	defer ctx.finish()
-	done, err := fs.v.Write(ctx, n, data, int64(in.Offset), privileges(in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0))
+	priv := privileges(in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
+	var done int
+	var err error
+	if in.Flags&syscall.O_APPEND != 0 && !fs.cached { // the kernel knows the end of file of some time ago
+		done, err = fs.v.Append(ctx, n, data, priv)
+	} else {
+		done, err = fs.v.Write(ctx, n, data, int64(in.Offset), priv)
+	}
 	if err != nil {
 		if fs.cached && errors.Is(err, vault.ErrNoKey) && ctx.Err() == nil { // else the kernel would show what is not stored
 			fs.server.dropLater(in.NodeId)
@@ -189,7 +202,8 @@ func (fs *filesystem) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRan
 	return uint32(n), fuse.OK
 }
 
-// Ioctl knows FS_IOC_GETFLAGS and FS_IOC_SETFLAGS. Nothing else goes to the backing file system.
+// Ioctl knows FS_IOC_GETFLAGS and FS_IOC_SETFLAGS, and FS_IOC_FSGETXATTR, by which the kernel asks for the same flags before it
+// sets some. Nothing else goes to the backing file system.
 func (fs *filesystem) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, _ *fuse.IoctlOut, outbuf []byte) fuse.Status {
 	n, st := fs.node(in.NodeId)
 	if st != fuse.OK {
@@ -204,8 +218,31 @@ func (fs *filesystem) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, _
 		clear(outbuf)
 		binary.NativeEndian.PutUint32(outbuf, flags)
 		return fuse.OK
+	case in.Cmd == fsGetXattr && len(outbuf) >= 4: // struct fsxattr: its flags come first, the rest is not known
+		flags, err := fs.v.Flags(n)
+		if err != nil {
+			return fs.status("getflags", in.NodeId, err)
+		}
+		clear(outbuf)
+		binary.NativeEndian.PutUint32(outbuf, xflags(flags))
+		return fuse.OK
 	case in.Cmd == unix.FS_IOC_SETFLAGS && len(inbuf) >= 4:
 		return fs.status("setflags", in.NodeId, fs.v.SetFlags(n, binary.NativeEndian.Uint32(inbuf)))
 	}
 	return fuse.Status(syscall.ENOTTY)
+}
+
+const fsGetXattr = 0x801c581f // FS_IOC_FSGETXATTR
+
+// xflags translates the flags of FS_IOC_GETFLAGS to those of FS_IOC_FSGETXATTR, as fileattr_fill_flags of the kernel does.
+func xflags(flags uint32) (x uint32) {
+	for _, f := range []struct{ flag, x uint32 }{
+		{0x10, 0x8}, {0x20, 0x10}, {0x8, 0x20}, {0x80, 0x40}, {0x40, 0x80}, // IMMUTABLE, APPEND, SYNC, NOATIME, NODUMP
+		{0x20000000, 0x200}, {0x02000000, 0x8000}, // PROJINHERIT, DAX
+	} {
+		if flags&f.flag != 0 {
+			x |= f.x
+		}
+	}
+	return x
 }

@@ -9,7 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
-	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -44,6 +44,8 @@ type Options struct {
 	Deadline time.Duration
 	// Idle, if not nil, is called when no request has come for some seconds after some had.
 	Idle func()
+	// HungAfter is how long a request may take before the log tells of it; 0: 30 s.
+	HungAfter time.Duration
 	// Log gets what an operator should know, and every operation at debug level; nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -83,6 +85,7 @@ type base struct {
 	debug    bool
 	deadline time.Duration
 	failures failures
+	statfs   func() error // of the file system that holds what is shown
 }
 
 func (b *base) start(o Options) {
@@ -97,6 +100,7 @@ type filesystem struct {
 	acl      bool          // POSIX ACLs are on
 	cached   bool          // exclusive: the kernel caches, and opens without asking
 	timeout  time.Duration // of entries, attributes and negative entries
+	handles  atomic.Uint64 // of open files, on shared mounts
 	listings listings
 	server   *Server // for notifications to the kernel; set before the first request
 }
@@ -109,6 +113,7 @@ func Mount(v *vault.Vault, dir string, o Options) (*Server, error) {
 	o.complete()
 	raw := &filesystem{v: v, acl: o.AllowOther, cached: !v.Shared()}
 	raw.start(o)
+	raw.statfs = func() error { _, err := v.Statfs(); return err }
 	if raw.cached {
 		raw.timeout = exclusiveTimeout
 	}
@@ -134,6 +139,9 @@ func (o *Options) complete() {
 	}
 	if o.Deadline == 0 {
 		o.Deadline = 30 * time.Second
+	}
+	if o.HungAfter == 0 {
+		o.HungAfter = hungAfter
 	}
 	if o.ReadAhead == 0 {
 		o.ReadAhead = 1 << 20
@@ -164,7 +172,7 @@ func (fs *filesystem) options() *fuse.MountOptions {
 	} else {
 		o.ExtraCapabilities |= fuse.CAP_ATOMIC_O_TRUNC
 		o.DisabledCapabilities = fuse.CAP_NO_OPEN_SUPPORT
-		o.EnableLocks = false
+		o.EnableLocks = true
 	}
 	return o
 }
@@ -173,11 +181,8 @@ func (fs *filesystem) options() *fuse.MountOptions {
 func (b *base) requests() *fuse.MountOptions {
 	return &fuse.MountOptions{
 		MaxWrite: maxRequest, MaxReadAhead: maxRequest, MaxBackground: 64,
-		Logger: log.New(io.Discard, "", 0),
-		PanicHandler: func(v any) fuse.Status {
-			b.log.Error("a bug: the request fails with EIO", "panic", v, "stack", string(debug.Stack()))
-			return fuse.EIO
-		},
+		Logger:       log.New(io.Discard, "", 0),
+		PanicHandler: func(v any) fuse.Status { panic(v) }, // worker.recovered, which knows the request, takes it
 	}
 }
 

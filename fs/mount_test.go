@@ -14,6 +14,7 @@ import (
 
 	"kmsfs/fs"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/backing/faults"
 	"kmsfs/fs/vault"
 	"kmsfs/keysource/local"
 )
@@ -22,9 +23,13 @@ import (
 type mounted struct {
 	dir, vault string
 	remount    func()
+	server     *fs.Server
 }
 
-func mount(t testing.TB, vo vault.Options, fo fs.Options) *mounted {
+func mount(t testing.TB, vo vault.Options, fo fs.Options) *mounted { return mountOver(t, vo, fo, nil) }
+
+// mountOver is mount of a vault each of whose calls of the backing asks hook first, unless that is nil.
+func mountOver(t testing.TB, vo vault.Options, fo fs.Options, hook faults.Hook) *mounted {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
 		t.Skip("needs root and /dev/fuse: run as root on a machine with the fuse module")
@@ -58,6 +63,9 @@ func mount(t testing.TB, vo vault.Options, fo fs.Options) *mounted {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if hook != nil {
+			top = faults.Wrap(top, hook)
+		}
 		vo.Opens = vault.Untracked
 		if v, err = vault.Open(ctx, top, ks, vo); err != nil {
 			t.Fatal(err)
@@ -65,6 +73,7 @@ func mount(t testing.TB, vo vault.Options, fo fs.Options) *mounted {
 		if s, err = fs.Mount(v, m.dir, fo); err != nil {
 			t.Fatal(err)
 		}
+		m.server = s
 	}
 	down := func() {
 		t.Helper()

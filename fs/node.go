@@ -139,7 +139,7 @@ func (fs *filesystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 		return fs.status("create", in.NodeId, err)
 	}
 	fs.fillEntry(&out.EntryOut, n, &attr)
-	fs.fillOpen(&out.OpenOut)
+	fs.fillOpen(&out.OpenOut, in.Flags)
 	return fuse.OK
 }
 
@@ -154,6 +154,6 @@ func (fs *filesystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cr
 		return fs.status("tmpfile", in.NodeId, err)
 	}
 	fs.fillEntry(&out.EntryOut, n, &attr)
-	fs.fillOpen(&out.OpenOut)
+	fs.fillOpen(&out.OpenOut, in.Flags)
 	return fuse.OK
 }

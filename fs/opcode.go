@@ -10,6 +10,7 @@ import (
 
 // Operation codes of the FUSE protocol, uapi/linux/fuse.h. go-fuse keeps its own to itself.
 const (
+	opForget      = 2
 	opSetAttr     = 4
 	opSymlink     = 6
 	opMknod       = 8
@@ -29,6 +30,7 @@ const (
 	opCreate      = 35
 	opInterrupt   = 36
 	opIoctl       = 39
+	opBatchForget = 42
 	opFallocate   = 43
 	opRename2     = 45
 	opLseek       = 46

@@ -32,6 +32,7 @@ func MountReverse(v *reverse.View, dir string, o Options) (*Server, error) {
 	o.subtype, o.ReadOnly = reverseType, true
 	raw := &reverseFS{v: v, files: map[uint64]*reverse.Handle{}, lists: map[uint64]*reverseList{}}
 	raw.start(o)
+	raw.statfs = func() error { _, err := v.Statfs(); return err }
 	fo := raw.requests()
 	fo.EnableAcl = o.AllowOther
 	fo.EnableSymlinkCaching = true

@@ -58,6 +58,9 @@ type Server struct {
 	syncTook atomic.Int64 // by the last sync, in nanoseconds
 	rest     *time.Timer  // runs when nothing has been asked for a while
 
+	hungAfter time.Duration
+	checking  atomic.Bool // a Check waits for the file system of the vault
+
 	dropMu sync.Mutex // a leaf
 	drops  map[uint64]drop
 }
@@ -69,7 +72,7 @@ func serveOn(dir string, raw fuse.RawFileSystem, b *base, fo *fuse.MountOptions,
 		return nil, err
 	}
 	s := &Server{log: o.Log, dir: dir, base: b, fd: fd, quick: -1, ps: fuse.NewProtocolServer(raw, fo),
-		begun: time.Now(), gone: make(chan struct{}), ended: make(chan struct{})}
+		begun: time.Now(), gone: make(chan struct{}), ended: make(chan struct{}), hungAfter: o.HungAfter}
 	s.rest = time.AfterFunc(idleAfter, func() {
 		s.crew.rest()
 		if o.Idle != nil {
@@ -127,7 +130,9 @@ func (s *Server) run() {
 	s.crew.vacant = true
 	s.spawn()
 	s.spawn()
+	stop := s.tellOfHung()
 	s.workers.Wait()
+	stop()
 	s.rest.Stop()
 	unix.Close(s.fd)
 	if s.quick >= 0 {
@@ -156,9 +161,7 @@ func (s *Server) spawn() {
 		s.log.Error("no memory for another worker", "err", err)
 		return
 	}
-	s.crew.mu.Lock()
-	s.crew.count++
-	s.crew.mu.Unlock()
+	s.crew.join(w)
 	s.workers.Add(1)
 	go w.run()
 }
@@ -177,6 +180,7 @@ type worker struct {
 	inv     [1][]byte
 	outv    [1][]byte
 	brisk   bool // the last request came soon: the next one is worth looking for
+	job     job
 }
 
 func (s *Server) newWorker() (*worker, error) {
@@ -199,8 +203,9 @@ func (w *worker) run() {
 	// hand-over between threads.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	w.job.goroutine = goroutineID()
 	defer s.workers.Done()
-	defer s.crew.leave()
+	defer s.crew.leave(w)
 	defer w.free()
 	for s.crew.await(w) && w.lead() {
 	}
@@ -223,16 +228,19 @@ func (w *worker) lead() bool {
 			return false
 		}
 		h := (*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
+		begun := s.now()
+		w.job.begin(h, begun)
 		syncs := h.Opcode == opFsync || h.Opcode == opFsyncDir
 		gated := changes(h)
 		if gated && !s.gate.tryEnter() {
 			s.pass()
+			w.job.frozen.Store(true)
 			s.gate.enter(s.gone)
+			w.job.frozen.Store(false)
 			w.reply(n, fd)
 			s.gate.leave()
 			return true
 		}
-		begun := s.now()
 		if slow(h) || syncs && s.syncTook.Load() > int64(quickSync) {
 			s.pass()
 			w.reply(n, fd)
@@ -264,6 +272,7 @@ func (w *worker) reply(n, fd int) {
 	if err := w.answer(n, fd); err != nil {
 		w.s.log.Error("answer", "err", err)
 	}
+	w.end()
 }
 
 // next reads one request and says on which channel.
@@ -336,14 +345,16 @@ func (s *Server) later(f func()) {
 }
 
 // handle answers the n bytes in w.in in w.out, and returns how long the answer is.
-func (w *worker) handle(n int) int {
+func (w *worker) handle(n int) (m int) {
 	in := *(*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
+	defer w.recovered(&in, &m)
 	begun := time.Time{}
 	if w.s.base.debug {
 		begun = time.Now()
 	}
 	w.inv[0], w.outv[0] = w.in[:n], w.out
-	m, st := w.s.ps.HandleRequest(w.inv[:], w.outv[:])
+	var st fuse.Status
+	m, st = w.s.ps.HandleRequest(w.inv[:], w.outv[:])
 	out := (*fuse.OutHeader)(unsafe.Pointer(&w.out[0]))
 	if !st.Ok() { // not understood: whoever waits for it must not wait for ever
 		m = int(unsafe.Sizeof(*out))

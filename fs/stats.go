@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -18,6 +19,7 @@ const errnos = 256
 type failures struct {
 	by      [errnos]atomic.Uint64
 	corrupt atomic.Uint64
+	panics  atomic.Uint64
 }
 
 func (f *failures) count(st fuse.Status, err error) {
@@ -35,12 +37,20 @@ type Stats struct {
 	Failed map[syscall.Errno]uint64
 	// Corrupt counts the operations that were refused because what is stored is damaged or forged.
 	Corrupt uint64
+	// Panics counts the requests that a bug has failed.
+	Panics uint64
+	// UnderWay are the requests that are being answered, Hung those of them that have taken longer than Options.HungAfter and
+	// are not held by Freeze; Oldest is how long the one that has taken longest has, 0 where there is none.
+	UnderWay, Hung int
+	Oldest         time.Duration
 }
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
 	f := &s.base.failures
-	out := Stats{Failed: map[syscall.Errno]uint64{}, Corrupt: f.corrupt.Load()}
+	u := s.requests()
+	out := Stats{Failed: map[syscall.Errno]uint64{}, Corrupt: f.corrupt.Load(), Panics: f.panics.Load(),
+		UnderWay: u.count, Hung: u.hung, Oldest: u.oldest}
 	for no := range f.by {
 		if n := f.by[no].Load(); n > 0 {
 			out.Failed[syscall.Errno(no)] = n

@@ -134,7 +134,11 @@ func (m *mounted) chainKeys(ctx context.Context, p *mountPlan, top backing.Dir, 
 	if err != nil {
 		return err
 	}
-	if m.keys, err = p.Keys.decorate(keysource.NewObserved(ks, m.metrics.call), u.Branch); err != nil {
+	guarded := keysource.NewGuarded(ks, func(operation string, v any) {
+		m.metrics.panics.Add(1)
+		log.Error("a bug in the keysource", append([]any{"op", operation}, vault.Bug(v)...)...)
+	})
+	if m.keys, err = p.Keys.decorate(keysource.NewObserved(guarded, m.metrics.call), u.Branch); err != nil {
 		return err
 	}
 	noteVault(p.Keysource, p.Vault, cfg, log)

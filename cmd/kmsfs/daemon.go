@@ -17,7 +17,9 @@ import (
 // daemon is the life of a mount in the background; fd is its end of the channel. The parent tells of what fails before
 // the mount answers; the log of what fails after.
 func (a *app) daemon(fd string) int {
-	_ = os.Unsetenv(channelEnv)
+	for _, name := range []string{channelEnv, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} { // a service is what systemd has started
+		_ = os.Unsetenv(name)
+	}
 	signal.Ignore(syscall.SIGHUP)
 	c, err := inheritChannel(fd)
 	if err != nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"runtime/debug"
@@ -45,12 +47,26 @@ func harden(env func(string) string) error {
 	return nil
 }
 
+// keepOutOfSwap locks the memory of this process where it may. Else the log tells, once, and only where there is a swap that the
+// keys could get into.
+func keepOutOfSwap(log *slog.Logger) {
+	err := lockMemory(nil)
+	if err == nil {
+		return
+	}
+	tell := log.Debug
+	if swaps, e := os.ReadFile("/proc/swaps"); e != nil || bytes.Count(swaps, []byte("\n")) > 1 { // the first line is a title
+		tell = log.Warn
+	}
+	tell("memory is not locked: keys may reach the swap", "err", err)
+}
+
 // openFiles is how many files the vault may keep open: of what this process may have, a part that leaves room for those
-// being written.
+// being written, which are 32 times as many, and for the requests under way.
 func openFiles() int {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return 0 // the vault's default
 	}
-	return int(max(8, min(files.Cur/40, 512)))
+	return int(max(4, min(files.Cur/64, 512)))
 }

@@ -27,7 +27,12 @@ With --reverse it is the other way round: VAULT is a plain directory, and MOUNTP
 bytes each time, for backup tools that walk a tree themselves. A copy of all that is shown, .kmsfs included, is a vault. Its
 vault.json and its data keys are kept in VAULT/.kmsfs.reverse, or in --state DIR, which is made with --init: who loses them gets
 a new vault, of which everything is to be copied again. Let a backup read a snapshot (--state DIR keeps the same state): of a file
-that is written to while it is read the copy may be old in one part and new in another.`,
+that is written to while it is read the copy may be old in one part and new in another.
+
+
+With --foreground it is a service of Type=notify, which pings the watchdog of systemd as long as the mount answers; kmsfs unit
+prints one. The memory of the daemon is locked where the limit RLIMIT_MEMLOCK is infinite or can be made so, as for root; it
+dumps no core and cannot be traced.`,
 		Example: `  kmsfs mount --init ~/vault ~/plain
   kmsfs mount --foreground --debug ~/vault ~/plain
   sudo kmsfs mount --allow-other --key-store /srv/keys /srv/vault /srv/plain

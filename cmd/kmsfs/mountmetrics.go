@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,7 @@ type mountMetrics struct {
 	registry *prometheus.Registry
 	attempts *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	panics   atomic.Uint64 // of the keysource
 }
 
 // newMountMetrics makes the metrics of one mount; watch adds what is to be read of it.
@@ -110,6 +112,14 @@ func (c mountCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	f := c.m.server.Stats()
 	emit(counter, "corrupt_total", "Operations refused because what is stored is damaged or forged.", float64(f.Corrupt))
+	panics := f.Panics + c.m.metrics.panics.Load()
+	if c.m.vault != nil {
+		panics += c.m.vault.Stats().Panics
+	}
+	emit(counter, "panics_total", "Requests and deferred work that a bug has failed; the log has the stack.", float64(panics))
+	emit(gauge, "requests_under_way", "Requests that are being answered.", float64(f.UnderWay))
+	emit(gauge, "requests_hung", "Of these, the ones that have taken longer than 30 s.", float64(f.Hung))
+	emit(gauge, "oldest_request_seconds", "How long the oldest of them has taken, 0 where there is none.", f.Oldest.Seconds())
 	for no, n := range f.Failed {
 		emit(counter, "operations_failed_total", "Operations that failed, by errno.", float64(n), "errno", unix.ErrnoName(no))
 	}

@@ -133,7 +133,7 @@ func TestSync(t *testing.T) {
 	b.ok("verify --manifest m v")
 	b.write("src/letter", "meet at ten")
 	b.ok("sync src v")
-	b.fails(3, "damage", "backup", "verify --manifest m v")
+	b.fails(3, "is not as the manifest", "backup", "verify --manifest m v")
 	b.fails(2, "--manifest", "kmsfs manifest", "sync --manifest m v back")
 	b.mkdir("empty")
 	b.ok("sync --no-delete empty v:sub/more")

@@ -29,7 +29,7 @@ data key of its own, wrapped by a CMK that stays in its key store.`,
 		return hintf(faultf(errUsage, "%v", err), "%s --help", cmd.CommandPath())
 	})
 	root.AddCommand(
-		a.initCommand(), a.mountCommand(), a.umountCommand(), a.statusCommand(), a.infoCommand(),
+		a.initCommand(), a.mountCommand(), a.umountCommand(), a.unitCommand(), a.statusCommand(), a.infoCommand(),
 		a.rewrapCommand(), a.reencryptCommand(), a.zoneCommand(), a.ctlCommand(), a.freezeCommand(),
 		a.verifyCommand(), a.fsckCommand(), a.manifestCommand(), a.freshnessCommand(), a.locateCommand(), a.keysCommand(),
 		a.lsCommand(), a.catCommand(), a.statCommand(), a.findCommand(), a.cpCommand(), a.exportCommand(), a.importCommand(), a.syncCommand(),

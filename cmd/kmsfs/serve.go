@@ -27,6 +27,7 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 	if err := harden(a.env); err != nil {
 		return err
 	}
+	keepOutOfSwap(log)
 	listener, err := listenMetrics(p.MetricsListen)
 	if err != nil {
 		return err
@@ -47,13 +48,16 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 		return errors.Join(err, m.close())
 	}
 	log.Info("mounted", "vault", p.Vault, "mountpoint", p.Mountpoint)
+	service := a.startService(p, log, m.server.Check)
+	defer service.stop()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var background sync.WaitGroup
 	if p.AutoRewrap {
 		background.Go(func() { m.autoRewrap(ctx, p, log) })
 	}
-	unmounted := m.untilUnmounted(p, log, signals)
+	unmounted := m.untilUnmounted(service, signals)
+	service.stopping()
 	cancel()
 	waitFor(&background, autoRewrapEnd)
 	pages.stop()
@@ -146,12 +150,14 @@ func (a *app) prepare(ctx context.Context, p mountPlan, secret passphrase.Source
 // untilUnmounted waits for the end of the mount. The first signal unmounts it; while it is busy that is tried for
 // busyGrace, then the mount is detached, and its users are served until they let go of it. The second signal ends that
 // too: then the answer is false.
-func (m *mounted) untilUnmounted(p mountPlan, log *slog.Logger, signals <-chan os.Signal) bool {
+func (m *mounted) untilUnmounted(of *service, signals <-chan os.Signal) bool {
+	p, log := of.p, of.log
 	select {
 	case <-m.server.Done():
 		return true
 	case s := <-signals:
 		log.Info("unmounting", "signal", s.String())
+		of.stopping()
 	}
 	if m.thaw != nil { // else unmounting waits for those that are held
 		m.thaw()

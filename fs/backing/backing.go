@@ -100,7 +100,7 @@ type File interface {
 	// Sync makes data and metadata durable; DataSync data and what is needed to read it back.
 	Sync() error
 	DataSync() error
-	// LockWait takes an advisory lock of the whole file for this open file (F_OFD_SETLKW), which works between hosts
+	// LockWait takes an advisory lock for this open file (F_OFD_SETLKW, of byte 2^62, past the end), which works between hosts
 	// where the file system's locks do, and waits for it; Unlock lets go of it, and so does Close. The file is open for
 	// writing, or for reading where the lock is shared (else EBADF). On Linux it has nothing to do with that of
 	// Dir.Lock; over NFS the two exclude each other, so that one file should have but one of them.

@@ -14,7 +14,14 @@ type dir struct{ handle }
 // were opened from it live on.
 func OpenDir(path string) (Dir, error) {
 	sys := newSystem()
-	return sys.openDir(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY)
+	d, err := sys.openDir(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := d.Statfs(); err == nil {
+		sys.fuse = st.Type == unix.FUSE_SUPER_MAGIC
+	}
+	return d, nil
 }
 
 func (s *system) openDir(at int, path string, flags int) (Dir, error) {
@@ -51,7 +58,7 @@ func (d *dir) Open(name string, flags int, mode uint32) (File, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &file{handle{fd: fd, sys: d.sys}}, nil
+		return &file{handle: handle{fd: fd, sys: d.sys}}, nil
 	}
 	var st unix.Stat_t
 	switch err := eintr(func() error { return unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) }); {
@@ -81,7 +88,7 @@ func (d *dir) OpenStat(name string, flags int, mode uint32) (File, Stat, error) 
 		}
 		return nil, Stat{}, err
 	}
-	f := &file{handle{fd: fd, sys: d.sys}}
+	f := &file{handle: handle{fd: fd, sys: d.sys}}
 	st, err := f.Stat()
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = refusal(st.Mode)
@@ -109,7 +116,7 @@ func (d *dir) Tmpfile(mode uint32) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &file{handle{fd: fd, sys: d.sys}}, nil
+	return &file{handle: handle{fd: fd, sys: d.sys}}, nil
 }
 
 func (d *dir) OpenDir(name string) (Dir, error) {
@@ -141,7 +148,7 @@ func (d *dir) Statfs() (Statfs, error) {
 }
 
 func (d *dir) Sync() error {
-	return eintr(func() error { return unix.Fsync(d.fd) })
+	return d.do(func() error { return unix.Fsync(d.fd) })
 }
 
 func (d *dir) SyncFS() error {

@@ -8,6 +8,14 @@ func OpenDirOldKernel(path string) (Dir, error) {
 	sys.noXattrAt.Store(true)
 	sys.noFchmodat.Store(true)
 	sys.noLinkFD.Store(true)
+	sys.noNoRepl.Store(true)
+	return sys.openDir(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY)
+}
+
+// OpenDirShared is OpenDir as on a FUSE file system.
+func OpenDirShared(path string) (Dir, error) {
+	sys := newSystem()
+	sys.fuse = true
 	return sys.openDir(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY)
 }
 

@@ -1,11 +1,16 @@
 package backing
 
 import (
+	"sync/atomic"
+
 	"golang.org/x/sys/unix"
 )
 
 // file is a regular file of the real file system.
-type file struct{ handle }
+type file struct {
+	handle
+	through atomic.Bool // what is written goes to the servers at once: see remote.go
+}
 
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
@@ -13,6 +18,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 		n, err := unix.Pread(f.fd, p[done:], off+int64(done))
 		switch {
 		case err == unix.EINTR:
+		case err == unix.EBADFD && f.renew():
 		case err != nil:
 			return done, err
 		case n == 0:
@@ -25,11 +31,17 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
+	n, err := f.pwrite(p, off)
+	return n, f.publish(err)
+}
+
+func (f *file) pwrite(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		n, err := unix.Pwrite(f.fd, p[done:], off+int64(done))
 		switch {
 		case err == unix.EINTR:
+		case err == unix.EBADFD && f.renew():
 		case err != nil:
 			return done, err
 		case n == 0:
@@ -45,6 +57,11 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 const maxIovec = 1024
 
 func (f *file) WritevAt(bufs [][]byte, off int64) (int, error) {
+	n, err := f.pwritev(bufs, off)
+	return n, f.publish(err)
+}
+
+func (f *file) pwritev(bufs [][]byte, off int64) (int, error) {
 	done := 0
 	for len(bufs) > 0 {
 		if len(bufs[0]) == 0 {
@@ -53,7 +70,7 @@ func (f *file) WritevAt(bufs [][]byte, off int64) (int, error) {
 		}
 		n, err := unix.Pwritev(f.fd, bufs[:min(len(bufs), maxIovec)], off+int64(done))
 		switch {
-		case err == unix.EINTR:
+		case err == unix.EINTR, err == unix.EBADFD && f.renew():
 			continue
 		case err != nil:
 			return done, err
@@ -66,7 +83,7 @@ func (f *file) WritevAt(bufs [][]byte, off int64) (int, error) {
 			bufs = bufs[1:]
 		}
 		if n > 0 { // within a buffer: the caller's slices are not ours to shorten
-			m, err := f.WriteAt(bufs[0][n:], off+int64(done))
+			m, err := f.pwrite(bufs[0][n:], off+int64(done))
 			done += m
 			if err != nil {
 				return done, err
@@ -78,11 +95,11 @@ func (f *file) WritevAt(bufs [][]byte, off int64) (int, error) {
 }
 
 func (f *file) Truncate(size int64) error {
-	return eintr(func() error { return unix.Ftruncate(f.fd, size) })
+	return f.do(func() error { return unix.Ftruncate(f.fd, size) })
 }
 
 func (f *file) Allocate(mode uint32, off, n int64) error {
-	return eintr(func() error { return unix.Fallocate(f.fd, mode, off, n) })
+	return f.do(func() error { return unix.Fallocate(f.fd, mode, off, n) })
 }
 
 func (f *file) Seek(off int64, whence int) (int64, error) {
@@ -91,7 +108,7 @@ func (f *file) Seek(off int64, whence int) (int64, error) {
 	}
 	// The descriptor's own offset moves; nothing here reads by it.
 	var pos int64
-	err := eintr(func() (err error) { pos, err = unix.Seek(f.fd, off, whence); return err })
+	err := f.do(func() (err error) { pos, err = unix.Seek(f.fd, off, whence); return err })
 	return max(pos, 0), err
 }
 
@@ -114,13 +131,16 @@ func (f *file) CopyRange(dst File, off, dstOff, n int64) (int64, error) {
 }
 
 func (f *file) Sync() error {
-	return eintr(func() error { return unix.Fsync(f.fd) })
+	return f.do(func() error { return unix.Fsync(f.fd) })
 }
 
 func (f *file) DataSync() error {
-	return eintr(func() error { return unix.Fdatasync(f.fd) })
+	return f.do(func() error { return unix.Fdatasync(f.fd) })
 }
 
 func (f *file) WillNeed(off, n int64) {
+	if f.sys.fuse { // what comes after the lock has been let go of would be read under the next one
+		return
+	}
 	_ = unix.Fadvise(f.fd, off, n, unix.FADV_WILLNEED)
 }

@@ -14,7 +14,9 @@ type system struct {
 	noXattrAt  atomic.Bool // before Linux 6.13
 	noFchmodat atomic.Bool // fchmodat2, before Linux 6.6
 	noLinkFD   atomic.Bool // linkat with AT_EMPTY_PATH: without CAP_DAC_READ_SEARCH, and the rules of Linux 6.10
+	noNoRepl   atomic.Bool // RENAME_NOREPLACE, on the file system
 	dirents    sync.Pool   // *[direntBytes]byte
+	fuse       bool        // the file system is FUSE: GlusterFS, CephFS' and others' clients; see remote.go
 }
 
 // direntBytes is the buffer of one getdents64: some 1000 entries with sealed names.
@@ -29,6 +31,7 @@ type handle struct {
 	fd     int
 	sys    *system
 	closed atomic.Bool
+	held   atomic.Bool // by a lock of LockWait, on FUSE: see remote.go
 }
 
 // eintr repeats call while a signal interrupts it. (Go's handlers are installed with SA_RESTART, but some file
@@ -54,6 +57,9 @@ func (h *handle) Close() error {
 }
 
 func (h *handle) Stat() (Stat, error) {
+	if h.sys.fuse {
+		return h.statRemote()
+	}
 	var st unix.Stat_t
 	if err := eintr(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
 		return Stat{}, err

@@ -23,6 +23,72 @@ func TestContractOldKernel(t *testing.T) {
 	})
 }
 
+func TestContractShared(t *testing.T) {
+	backingtest.Run(t, func(t *testing.T) backing.Dir {
+		d, err := backing.OpenDirShared(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = d.Close() })
+		return d
+	})
+}
+
+// TestLocks holds that the locks of two owners exclude each other where they overlap, that those of flock(2), of fcntl(2) and of
+// LockWait do not, and that an owner's end lets go of all.
+func TestLocks(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	file, err := d.Open("file", unix.O_RDWR|unix.O_CREAT, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var owners [2]*backing.Locks
+	for i := range owners {
+		if owners[i], err = file.(interface {
+			Locks() (*backing.Locks, error)
+		}).Locks(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ranged := func(start, end int64) backing.RangeLock { return backing.RangeLock{Start: start, End: end} }
+	all := ranged(0, backing.RangeMost)
+	for i, s := range []struct {
+		owner int
+		lock  backing.RangeLock
+		want  error
+	}{
+		{0, all, nil}, {1, ranged(100, 101), unix.EAGAIN}, {1, backing.Flocked(backing.LockShared), nil},
+		{0, backing.Flocked(backing.LockExclusive), unix.EAGAIN}, {0, backing.Flocked(backing.LockShared), nil},
+		{1, ranged(backing.RangeMost-1, backing.RangeMost), unix.EAGAIN},
+	} {
+		if err := owners[s.owner].Take(s.lock); err != s.want {
+			t.Errorf("step %d: %v, want %v", i, err, s.want)
+		}
+	}
+	if err := file.LockWait(backing.LockExclusive); err != nil {
+		t.Error(err)
+	}
+	if c, found, err := owners[1].Conflict(ranged(5, 6)); err != nil || !found || c != all {
+		t.Errorf("what is in the way: %v, %v, %v", c, found, err)
+	}
+	if err := owners[0].LetGo(ranged(5, 6)); err != nil {
+		t.Error(err)
+	}
+	if _, found, err := owners[1].Conflict(ranged(5, 6)); err != nil || found {
+		t.Errorf("what is in the way of nothing: %v, %v", found, err)
+	}
+	if err := owners[0].Close(); err != nil {
+		t.Error(err)
+	}
+	if err := owners[1].Take(all); err != nil {
+		t.Errorf("after the end of the other owner: %v", err)
+	}
+	if err := owners[1].Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOpenDir(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {

@@ -1,8 +1,6 @@
 package backing
 
 import (
-	"io"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -26,14 +24,15 @@ func (d *dir) Lock(name string, mode LockMode) (File, error) {
 }
 
 func (f *file) LockWait(mode LockMode) error {
-	l := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
-	if mode == LockShared {
-		l.Type = unix.F_RDLCK
+	if f.sys.fuse {
+		return f.lockRemote(mode)
 	}
+	l := RangeLock{Start: lockByte, End: lockByte + 1}.flock(lockType(mode))
 	return eintr(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLKW, &l) })
 }
 
 func (f *file) Unlock() error {
-	l := unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart}
+	f.held.Store(false)
+	l := RangeLock{Start: lockByte, End: lockByte + 1}.flock(unix.F_UNLCK)
 	return eintr(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &l) })
 }

@@ -31,7 +31,16 @@ func (d *dir) StatBirth(name string) (Stat, error) {
 	if err != nil {
 		return Stat{}, err
 	}
-	s := Stat{
+	s := statxOf(&st)
+	if st.Mask&unix.STATX_BTIME != 0 {
+		s.Btim = Timespec{st.Btime.Sec, int64(st.Btime.Nsec)}
+	}
+	return s, nil
+}
+
+// statxOf converts what statx(2) tells, but for the birth time.
+func statxOf(st *unix.Statx_t) Stat {
+	return Stat{
 		Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino, Mode: uint32(st.Mode), Nlink: st.Nlink,
 		UID: st.Uid, GID: st.Gid, Rdev: unix.Mkdev(st.Rdev_major, st.Rdev_minor),
 		Size: int64(st.Size), Blocks: int64(st.Blocks), Blksize: st.Blksize,
@@ -39,10 +48,6 @@ func (d *dir) StatBirth(name string) (Stat, error) {
 		Mtim: Timespec{st.Mtime.Sec, int64(st.Mtime.Nsec)},
 		Ctim: Timespec{st.Ctime.Sec, int64(st.Ctime.Nsec)},
 	}
-	if st.Mask&unix.STATX_BTIME != 0 {
-		s.Btim = Timespec{st.Btime.Sec, int64(st.Btime.Nsec)}
-	}
-	return s, nil
 }
 
 func (d *dir) Mkdir(name string, mode uint32) error {
@@ -102,7 +107,42 @@ func (d *dir) Rename(name string, to Dir, newName string, flags uint32) error {
 	if err := CheckRename(flags); err != nil {
 		return err
 	}
-	return eintr(func() error { return unix.Renameat2(d.fd, name, t.fd, newName, uint(flags)) })
+	if flags == unix.RENAME_NOREPLACE && d.sys.noNoRepl.Load() {
+		return d.renameNew(name, t, newName)
+	}
+	err = eintr(func() error { return unix.Renameat2(d.fd, name, t.fd, newName, uint(flags)) })
+	if err == unix.EINVAL && flags == unix.RENAME_NOREPLACE { // or a directory is to be moved into itself
+		if err = d.renameNew(name, t, newName); err == nil {
+			d.sys.noNoRepl.Store(true)
+		}
+	}
+	return err
+}
+
+// renameNew is RENAME_NOREPLACE where the file system has not got it (GlusterFS, NFS). A link, which replaces nothing, does
+// it; for a directory rename(2), which replaces an empty directory at most: the caller's are never empty.
+func (d *dir) renameNew(name string, t *dir, newName string) error {
+	st, err := d.StatAt(name)
+	if err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if err := d.Link(name, t, newName); err != nil {
+			return err
+		}
+		return d.Unlink(name)
+	}
+	if _, err := t.StatAt(newName); err != unix.ENOENT {
+		if err == nil {
+			err = unix.EEXIST
+		}
+		return err
+	}
+	err = eintr(func() error { return unix.Renameat(d.fd, name, t.fd, newName) })
+	if err == unix.ENOTEMPTY || err == unix.ENOTDIR {
+		return unix.EEXIST
+	}
+	return err
 }
 
 func (d *dir) Link(name string, to Dir, newName string) error {

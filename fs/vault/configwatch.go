@@ -42,7 +42,7 @@ func (w *configWatch) run() {
 	for {
 		select {
 		case <-t.C:
-			w.look()
+			_ = w.v.guarded(func() error { w.look(); return nil })
 		case <-w.v.ctx.Done():
 			return
 		}

@@ -52,14 +52,17 @@ func (f *file) confirm(ctx context.Context) error {
 	c := &confirmation{done: make(chan struct{})}
 	f.confirming = c
 	f.keyMu.Unlock()
-	err := f.ask(ctx)
-	if ctx.Err() == nil { // else it says nothing to the others
-		c.err = err
-	}
-	f.keyMu.Lock()
-	f.confirming = nil
-	f.keyMu.Unlock()
-	close(c.done)
+	err := ErrBug
+	defer func() { // also where a panic passes
+		if ctx.Err() == nil { // else it says nothing to the others
+			c.err = err
+		}
+		f.keyMu.Lock()
+		f.confirming = nil
+		f.keyMu.Unlock()
+		close(c.done)
+	}()
+	err = f.ask(ctx)
 	return err
 }
 

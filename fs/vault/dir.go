@@ -143,16 +143,10 @@ func (v *Vault) state(n *Node) (*dirState, error) {
 	if n.kind != sIFDIR {
 		return nil, syscall.ENOTDIR
 	}
-	h, err := v.openNodeDir(n)
-	if err != nil {
+	if err := v.withRoom(func() (err error) { d, err = v.openState(n); return err }); err != nil {
 		return nil, err
 	}
-	id, zone, err := v.readDirFile(h)
-	if err != nil {
-		h.Close()
-		return nil, n.fail("open directory", err)
-	}
-	d = &dirState{id: id, h: h, zone: zone}
+	h := d.h
 	n.mu.Lock()
 	if n.dir != nil {
 		d = n.dir
@@ -164,6 +158,20 @@ func (v *Vault) state(n *Node) (*dirState, error) {
 	n.mu.Unlock()
 	v.dirs.opened(d)
 	return d, nil
+}
+
+// openState opens directory n and reads its id.
+func (v *Vault) openState(n *Node) (*dirState, error) {
+	h, err := v.openNodeDir(n)
+	if err != nil {
+		return nil, err
+	}
+	id, zone, err := v.readDirFile(h)
+	if err != nil {
+		h.Close()
+		return nil, n.fail("open directory", err)
+	}
+	return &dirState{id: id, h: h, zone: zone}, nil
 }
 
 // readDirFile reads the id of the directory h, and its encryption zone.
@@ -276,7 +284,8 @@ func (v *Vault) use(n *Node) (*dirState, error) {
 			return nil, ErrStale
 		}
 		d.mu.Unlock()
-		h, err := v.openNodeDir(n)
+		var h backing.Dir
+		err := v.withRoom(func() (err error) { h, err = v.openNodeDir(n); return err })
 		if err == nil && v.shared { // another host may have put another directory in its place, with the same number
 			var id envelope.DirID
 			if id, _, err = v.readDirFile(h); err == nil && id != d.id {
@@ -326,22 +335,28 @@ func (v *Vault) at(n *Node, f func(d backing.Dir, entry string) error) error {
 		if err != nil {
 			return err
 		}
-		d.names.RLock()
-		if p2, entry2, _ := n.loc(); p2 == p && entry2 == entry {
-			if v.shared && !isAt(d.h, entry, n) { // moved, removed or replaced by another host
-				d.names.RUnlock()
-				d.put()
-				v.nodes.dropPlace(n, place{p, entry})
-				continue
-			}
-			err = f(d.h, entry)
-			d.names.RUnlock()
-			d.put()
+		there, gone, err := v.callAt(n, place{p, entry}, d, f)
+		if there {
 			return err
 		}
-		d.names.RUnlock()
-		d.put()
+		if gone {
+			v.nodes.dropPlace(n, place{p, entry})
+		}
 	}
+}
+
+// callAt calls f if n is still at the place at, in d, which it gives back. gone says that another host has moved, removed or replaced n.
+func (v *Vault) callAt(n *Node, at place, d *dirState, f func(d backing.Dir, entry string) error) (there, gone bool, err error) {
+	defer d.put()
+	d.names.RLock()
+	defer d.names.RUnlock()
+	if p, entry, _ := n.loc(); p != at.dir || entry != at.entry {
+		return false, false, nil
+	}
+	if v.shared && !isAt(d.h, at.entry, n) {
+		return false, true, nil
+	}
+	return true, false, f(d.h, at.entry)
 }
 
 // isAt says whether entry is n, or may be.

@@ -47,6 +47,7 @@ type file struct {
 	excess   bool  // the stored file is longer than it should be: to be mended before it is written
 	unsure   bool  // of a file in the inline form: an index block may stand there in place of the inline block
 	unused   bool  // the key has been bound, and nothing stored has ever named it
+	broken   bool  // a bug has ended a change half way: nobody uses it before it is opened anew
 	headed   bool  // the header has been read: what follows is known
 	form     form
 	opened   bool // header and key are there and agree
@@ -133,17 +134,31 @@ func (v *Vault) acquire(n *Node) (*file, error) {
 		wait := make(chan struct{})
 		n.wait = wait
 		n.mu.Unlock()
-		// Pinned before it is opened: there must never be two files of one inode.
-		var f *file
-		err := ErrStale
-		pinned := v.nodes.pin(n)
-		if pinned {
-			f, err = v.openFile(n)
-		}
-		n.mu.Lock()
-		n.wait = nil
-		mine := err == nil && n.file == nil
-		spare := f
+		return v.acquireFirst(n, wait)
+	}
+}
+
+// acquireFirst is acquire for the one who opens the file; the others wait until wait is closed.
+func (v *Vault) acquireFirst(n *Node, wait chan struct{}) (*file, error) {
+	// Pinned before it is opened: there must never be two files of one inode.
+	var f *file
+	err := ErrStale
+	pinned := v.nodes.pin(n)
+	if pinned {
+		err = ErrBug
+		func() {
+			defer func() {
+				if err == ErrBug { // a panic passes: nobody must wait for ever
+					n.opening(wait, nil)
+				}
+			}()
+			err = v.withRoom(func() (err error) { f, err = v.openFile(n); return err })
+		}()
+	}
+	var mine bool
+	spare := f
+	n.opening(wait, func() {
+		mine = err == nil && n.file == nil
 		if n.file == nil {
 			n.file = f
 		} else { // held by who took the last name away
@@ -153,23 +168,32 @@ func (v *Vault) acquire(n *Node) (*file, error) {
 			n.memoKnown = false
 			f.users++
 		}
-		n.mu.Unlock()
-		close(wait)
-		if mine {
-			v.files.opened(f)
-			return f, nil
-		}
-		if spare != nil {
-			spare.bf.Close()
-		}
-		if pinned {
-			v.nodes.unpin(n)
-		}
-		if err != nil {
-			return nil, n.fail("open", err)
-		}
+	})
+	if mine {
+		v.files.opened(f)
 		return f, nil
 	}
+	if spare != nil {
+		spare.bf.Close()
+	}
+	if pinned {
+		v.nodes.unpin(n)
+	}
+	if err != nil {
+		return nil, n.fail("open", err)
+	}
+	return f, nil
+}
+
+// opening ends the opening of n that others wait for, with n.mu held while it calls set, unless that is nil.
+func (n *Node) opening(wait chan struct{}, set func()) {
+	n.mu.Lock()
+	n.wait = nil
+	if set != nil {
+		set()
+	}
+	n.mu.Unlock()
+	close(wait)
 }
 
 // release gives back what acquire gave.
@@ -441,8 +465,11 @@ func (f *file) isZeros(stored int64) (bool, error) {
 func (f *file) unlock(ctx context.Context) error {
 	for {
 		f.mu.RLock()
-		headed, done, id, loc, key, keyLoc := f.headed, f.opened, f.id, f.loc, f.key, f.keyLoc
+		headed, done, id, loc, key, keyLoc, broken := f.headed, f.opened, f.id, f.loc, f.key, f.keyLoc, f.broken
 		f.mu.RUnlock()
+		if broken {
+			return f.n.fail("open", ErrBug)
+		}
 		if headed && done {
 			return nil
 		}
@@ -465,34 +492,43 @@ func (f *file) unlock(ctx context.Context) error {
 		wait := make(chan struct{})
 		f.keyWait = wait
 		f.keyMu.Unlock()
-		var err error
-		had, now := key, f.v.granted()
 		asks := key == nil || key.ID() != id || keyLoc != loc // another host may have given it another key
-		var prev *previous
-		if asks {
-			key, prev, err = f.v.fileKey(ctx, loc, id)
+		if err := f.unlockFirst(ctx, wait, identity{id: id, loc: loc}, key, asks); err != nil && !f.overtaken(id, loc) {
+			return f.n.fail("open", err)
 		}
-		if err == nil {
-			f.mu.Lock()
-			if f.headed && !f.opened && f.id == id && f.loc == loc && (asks || f.key == had) {
-				if key == f.key {
-					prev = f.prev
-				}
-				err = f.authenticate(key, prev)
-				if asks && f.key == key {
-					f.grant = now
-				}
-			}
-			f.mu.Unlock()
-		}
+	}
+}
+
+// unlockFirst is unlock, once, for the one who gets the key; the others wait until wait is closed. had is the key that f has; it
+// is not asked for again where asks is false.
+func (f *file) unlockFirst(ctx context.Context, wait chan struct{}, is identity, had *envelope.FileKey, asks bool) error {
+	defer func() {
 		f.keyMu.Lock()
 		f.keyWait = nil
 		f.keyMu.Unlock()
 		close(wait)
-		if err != nil && !f.overtaken(id, loc) {
-			return f.n.fail("open", err)
+	}()
+	key, now := had, f.v.granted()
+	var prev *previous
+	if asks {
+		var err error
+		if key, prev, err = f.v.fileKey(ctx, is.loc, is.id); err != nil {
+			return err
 		}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.headed || f.opened || f.id != is.id || f.loc != is.loc || !asks && f.key != had {
+		return nil
+	}
+	if key == f.key {
+		prev = f.prev
+	}
+	err := f.authenticate(key, prev)
+	if asks && f.key == key {
+		f.grant = now
+	}
+	return err
 }
 
 // overtaken says whether the header that named the key of id is no longer the file's: it was emptied meanwhile, here or

@@ -122,6 +122,7 @@ type reaper struct {
 	late  bool // the queue has waited for long enough
 	done  bool
 	alarm *time.Timer
+	most  int // files that may wait
 }
 
 // remains is what the reaper closes: a file, or one that was opened only to give up its key.
@@ -131,13 +132,15 @@ type remains struct {
 }
 
 const (
-	reaperMost  = 1024 // files waiting to be closed, each with a descriptor
-	reaperBatch = 128  // are closed at once: to wake the reaper for each costs more than to close it
-	reaperDelay = 20 * time.Millisecond
+	reaperFactor = 8    // of as many files as may be open otherwise, may wait to be closed, each with a descriptor
+	reaperMost   = 1024 // but of no more
+	reaperBatch  = 128  // are closed at once: to wake the reaper for each costs more than to close it
+	reaperDelay  = 20 * time.Millisecond
 )
 
 func (r *reaper) start(v *Vault) {
 	r.v = v
+	r.most = min(reaperMost, reaperFactor*v.files.max)
 	r.cond = sync.NewCond(&r.mu)
 	r.alarm = time.AfterFunc(time.Hour, r.hurry)
 	r.alarm.Stop()
@@ -158,7 +161,7 @@ func (r *reaper) start(v *Vault) {
 			r.busy = len(q)
 			r.mu.Unlock()
 			for _, x := range q {
-				r.close(x)
+				_ = r.v.guarded(func() error { r.close(x); return nil })
 			}
 			r.mu.Lock()
 			r.busy = 0
@@ -169,7 +172,7 @@ func (r *reaper) start(v *Vault) {
 
 func (r *reaper) put(x remains) {
 	r.mu.Lock()
-	if len(r.queue)+r.busy >= reaperMost || r.done {
+	if len(r.queue)+r.busy >= r.most || r.done {
 		r.mu.Unlock()
 		r.close(x)
 		return
@@ -178,7 +181,7 @@ func (r *reaper) put(x remains) {
 	if len(r.queue) == 1 {
 		r.alarm.Reset(reaperDelay)
 	}
-	if len(r.queue) == reaperBatch {
+	if len(r.queue) == min(reaperBatch, r.most) {
 		r.cond.Broadcast()
 	}
 	r.mu.Unlock()
@@ -186,7 +189,7 @@ func (r *reaper) put(x remains) {
 
 // due says whether there is something to close now. r.mu is held.
 func (r *reaper) due() bool {
-	return len(r.queue) >= reaperBatch || len(r.queue) > 0 && (r.late || r.done)
+	return len(r.queue) >= min(reaperBatch, r.most) || len(r.queue) > 0 && (r.late || r.done)
 }
 
 // hurry has what waits closed now.
@@ -207,7 +210,9 @@ func (r *reaper) close(x remains) {
 
 // bury closes f, and gives up its key where no file is left that needs it.
 func (r *reaper) bury(f *file) {
+	defer r.v.nodes.unpin(f.n)
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.gone && !f.headed {
 		f.headLocked() // to know its record; it may be damaged
 	}
@@ -219,6 +224,7 @@ func (r *reaper) bury(f *file) {
 		st, err := f.bf.Stat()
 		needless = err == nil && st.Nlink == 0
 	}
+	needless = needless && (f.gone || !f.broken)
 	if needless && f.opened {
 		f.eraseKeys()
 	} else if needless {
@@ -233,8 +239,6 @@ func (r *reaper) bury(f *file) {
 	if err := f.close(); err != nil {
 		r.v.log.Warn("close", "inode", f.n.ino, "err", err)
 	}
-	f.mu.Unlock()
-	r.v.nodes.unpin(f.n)
 }
 
 // drain waits until everything is buried.
@@ -288,11 +292,10 @@ func (f *file) enter(ctx context.Context, m lockMode) error {
 		}
 		fresh, err := true, error(nil)
 		if f.v.shared {
-			if err = f.lockShared(m); err != nil {
-				f.mu.Unlock()
+			locked := false
+			if fresh, err = f.enterShared(m, &locked); !locked {
 				return f.n.fail("lock", err)
 			}
-			fresh, err = f.refresh(m)
 		}
 		due := err == nil && fresh && f.due(m, asked)
 		if err == nil && fresh && !due {
@@ -311,10 +314,31 @@ func (f *file) enter(ctx context.Context, m lockMode) error {
 	}
 }
 
+// enterShared locks out other hosts, and reads anew what they may have changed. f.mu is held, and let go of where locked is not
+// set.
+func (f *file) enterShared(m lockMode, locked *bool) (fresh bool, err error) {
+	ended := false
+	defer func() {
+		switch {
+		case !*locked:
+			f.mu.Unlock()
+		case !ended: // a panic passes
+			f.leave(m)
+		}
+	}()
+	if err = f.lockShared(m); err != nil {
+		return false, err
+	}
+	*locked = true
+	fresh, err = f.refresh(m)
+	ended = true
+	return fresh, err
+}
+
 func (f *file) leave(m lockMode) {
 	if f.v.shared {
+		defer f.mu.Unlock()
 		f.unlockShared()
-		f.mu.Unlock()
 	} else if m == lockWrite {
 		f.mu.Unlock()
 	} else {
@@ -329,27 +353,46 @@ func (f *file) enterWrite(ctx context.Context, n int) error {
 		if err := f.enter(ctx, lockWrite); err != nil {
 			return err
 		}
-		var ok bool
-		if f.room, ok = f.v.journal.reserve(need); ok {
+		if f.takeRoom(need) {
 			break
 		}
-		f.leave(lockWrite) // the files in the journal must be free while it is put in place
 		if err := f.v.journal.wait(need); err != nil {
 			return f.n.fail("write", err)
 		}
 	}
-	var err error
+	err := ErrBug
+	defer func() {
+		if err == ErrBug { // a panic passes
+			f.broken, f.opened = true, false
+		}
+		if err != nil {
+			f.leaveWrite()
+		}
+	}()
+	err = f.readyToWrite()
+	return f.n.fail("write", err)
+}
+
+// takeRoom gets room in the journal. Where there is none f is let go of: the files in the journal must be free while it is put in
+// place.
+func (f *file) takeRoom(need int64) (ok bool) {
+	defer func() {
+		if !ok { // or a panic passes
+			f.leave(lockWrite)
+		}
+	}()
+	f.room, ok = f.v.journal.reserve(need)
+	return ok
+}
+
+// readyToWrite brings the stored file in the state in which a write finds it. f.mu is held for writing.
+func (f *file) readyToWrite() error {
 	if !f.logs() {
-		err = f.flush() // what follows is written in place
+		if err := f.flush(); err != nil { // what follows is written in place
+			return err
+		}
 	}
-	if err == nil {
-		err = f.mend()
-	}
-	if err != nil {
-		f.leaveWrite()
-		return f.n.fail("write", err)
-	}
-	return nil
+	return f.mend()
 }
 
 // enterSettled is enter for reading, with everything in place.
@@ -362,21 +405,30 @@ func (f *file) enterSettled(ctx context.Context) error {
 			return nil
 		}
 		f.leave(lockRead)
-		f.mu.Lock()
-		err := f.flush()
-		f.mu.Unlock()
-		if err != nil {
+		if err := f.settleDown(); err != nil {
 			return err
 		}
 	}
 }
 
-// leaveWrite ends what enterWrite began.
+// settleDown is flush, with f.mu not held.
+func (f *file) settleDown() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.flush()
+}
+
+// leaveWrite ends what enterWrite began. It is deferred: where a panic passes, what f has in memory may be half of a change, and
+// nobody is to see or to store it.
 func (f *file) leaveWrite() {
+	if p := recover(); p != nil {
+		f.broken, f.opened = true, false
+		defer panic(p)
+	}
 	r := f.room
 	f.room = room{}
+	defer r.giveBack()
 	f.leave(lockWrite)
-	r.giveBack()
 }
 
 // refresh reads anew what another host may have changed; false where the key has to be got first.

@@ -99,9 +99,9 @@ func (j *journal) start(v *Vault, every time.Duration) {
 		for {
 			select {
 			case <-t.C:
-				j.logFailure(j.checkpoint(evenActive))
+				j.logFailure(v.guarded(func() error { return j.checkpoint(evenActive) }))
 			case <-j.wake:
-				j.logFailure(j.checkpoint(fullOnly))
+				j.logFailure(v.guarded(func() error { return j.checkpoint(fullOnly) }))
 			case <-j.stop:
 				return
 			}
@@ -330,17 +330,26 @@ func (j *journal) add(f *file, rr ...envelope.JournalRecord) error {
 		}
 		f.hold()
 	}
-	j.mu.Lock()
-	err := j.write(s, rr)
-	if err == nil {
-		s.files[f] = struct{}{}
-		f.logged = logged{s: s, epoch: s.epoch, end: s.pos}
-	}
-	j.mu.Unlock()
-	if err != nil && !known {
-		f.release()
-	}
+	err := ErrBug
+	defer func() {
+		if err != nil && !known {
+			f.release()
+		}
+	}()
+	err = j.addLocked(f, s, rr)
 	return err
+}
+
+// addLocked is add under j.mu.
+func (j *journal) addLocked(f *file, s *segment, rr []envelope.JournalRecord) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.write(s, rr); err != nil {
+		return err
+	}
+	s.files[f] = struct{}{}
+	f.logged = logged{s: s, epoch: s.epoch, end: s.pos}
+	return nil
 }
 
 // void adds, behind the record at l, one that makes those of id before it void; l is empty where that one is gone.

@@ -44,7 +44,7 @@ func (k *keeper) start(v *Vault) {
 			case <-k.stop:
 				return
 			}
-			if err := k.run(); err != nil {
+			if err := v.guarded(k.run); err != nil {
 				v.log.Error("deferred work failed; it will be tried again", "err", err)
 			}
 		}

@@ -59,7 +59,8 @@ func (s *spares) fill() {
 			return
 		}
 		s.mu.Unlock()
-		d, err := s.v.buildDir(s.v.tmpDir, randomName())
+		var d spare
+		err := s.v.guarded(func() (err error) { d, err = s.v.buildDir(s.v.tmpDir, randomName()); return err })
 		s.mu.Lock()
 		if err != nil {
 			s.filling = false
@@ -410,11 +411,18 @@ func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) (
 	if err != nil {
 		return nil, err
 	}
-	if err := d1.h.Rename(from, d2.h, to, RenameExchange); err != nil {
-		h.Close()
-		return nil, err
-	}
 	aside := randomName()
+	if err := d1.h.Rename(from, d2.h, to, RenameExchange); err != nil {
+		if errors.Is(err, syscall.EINVAL) { // the file system cannot, or a directory was to be moved into itself
+			err = v.replaceInTwo(d1, from, d2, to, aside)
+		}
+		if err != nil {
+			h.Close()
+			return nil, err
+		}
+		v.takeApart(aside)
+		return h, nil
+	}
 	if err := d1.h.Rename(from, v.tmpDir, aside, RenameNoReplace); err != nil {
 		if e := d1.h.Rename(from, d2.h, to, RenameExchange); e != nil {
 			v.log.Error("a directory that was to be replaced stays under the old name", "err", e)
@@ -424,4 +432,19 @@ func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) (
 	}
 	v.takeApart(aside)
 	return h, nil
+}
+
+// replaceInTwo is replaceDir where names cannot be exchanged: for a moment there is nothing under the new name, and a kill in
+// between leaves it so.
+func (v *Vault) replaceInTwo(d1 *dirState, from string, d2 *dirState, to, aside string) error {
+	if err := d2.h.Rename(to, v.tmpDir, aside, RenameNoReplace); err != nil {
+		return err
+	}
+	err := d1.h.Rename(from, d2.h, to, RenameNoReplace)
+	if err != nil {
+		if e := v.tmpDir.Rename(aside, d2.h, to, RenameNoReplace); e != nil {
+			v.log.Error("a directory that was to be replaced stays in .kmsfs/tmp", "err", e)
+		}
+	}
+	return err
 }

@@ -24,6 +24,8 @@ type Node struct {
 	pins int64 // of the vault: children's locations, the open file; guarded by nodes.mu
 	dead bool  // collected: no longer in the table, and holds nothing; guarded by nodes.mu
 
+	locks userLocks // of programs, on shared mounts
+
 	mu    sync.Mutex // guards what follows
 	place place
 	more  []place // further known names (hard links)

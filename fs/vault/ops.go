@@ -170,6 +170,11 @@ func (v *Vault) own(d *dirState, m backing.Meta, st *Attr, mode uint32, who Call
 
 // Create makes and opens a file; the node has one reference more and one opening. EEXIST where the name is taken.
 func (v *Vault) Create(dir *Node, name string, mode uint32, who Caller) (n *Node, st Attr, err error) {
+	err = v.withRoom(func() error { n, st, err = v.create(dir, name, mode, who); return err })
+	return n, st, err
+}
+
+func (v *Vault) create(dir *Node, name string, mode uint32, who Caller) (n *Node, st Attr, err error) {
 	err = v.make(dir, name, func(d *dirState, entry string) error {
 		mode, err := v.mode(d, mode&0o7777, who)
 		if err != nil {
@@ -222,8 +227,8 @@ func (v *Vault) Tmpfile(dir *Node, mode uint32, who Caller) (*Node, Attr, error)
 	if mode, err = v.mode(d, mode&0o7777, who); err != nil {
 		return nil, Attr{}, err
 	}
-	bf, err := d.h.Tmpfile(mode)
-	if err != nil {
+	var bf backing.File
+	if err := v.withRoom(func() (err error) { bf, err = d.h.Tmpfile(mode); return err }); err != nil {
 		return nil, Attr{}, err
 	}
 	st, err := bf.Stat()
@@ -464,7 +469,7 @@ func (v *Vault) doom(d *dirState, entry string) (doomed, Attr, error) {
 	if st.Size == 0 {
 		return x, st, nil
 	}
-	if x.bf, err = d.h.Open(entry, syscall.O_RDONLY, 0); err != nil {
+	if err = v.withRoom(func() (err error) { x.bf, err = d.h.Open(entry, syscall.O_RDONLY, 0); return err }); err != nil {
 		x.bf = nil // its record stays behind, for fsck
 		v.log.Warn("the record of a deleted file stays behind", "err", err)
 	}
@@ -819,16 +824,23 @@ func (v *Vault) LookupStored(dir *Node, stored string) (*Node, Attr, error) {
 }
 
 func (v *Vault) lookupEntry(dir *Node, d *dirState, entry string) (*Node, Attr, error) {
-	d.names.RLock()
-	st, err := d.h.StatAt(entry)
+	n, st, err := v.internEntry(dir, d, entry)
 	if err != nil {
-		d.names.RUnlock()
 		return nil, Attr{}, err
 	}
-	n := v.nodes.intern(&st, place{dir, entry})
-	d.names.RUnlock()
 	v.present(n, &st)
 	return n, st, nil
+}
+
+// internEntry returns the node of entry, with one reference more, while its name cannot change.
+func (v *Vault) internEntry(dir *Node, d *dirState, entry string) (*Node, Attr, error) {
+	d.names.RLock()
+	defer d.names.RUnlock()
+	st, err := d.h.StatAt(entry)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	return v.nodes.intern(&st, place{dir, entry}), st, nil
 }
 
 // Refer adds a reference to n, as Lookup does.

@@ -235,6 +235,9 @@ func (f *file) putInPlace(s *segment, order writeOrder) error {
 	if !f.pends() {
 		return nil
 	}
+	if f.broken { // the journal has all that was confirmed, and keeps it for the next mount
+		return ErrBug
+	}
 	return f.keepingTime(func() error { return f.putPending(s, order) })
 }
 

@@ -217,7 +217,8 @@ func (p *pool) worker() {
 		p.mu.Unlock()
 		born, epoch := p.v.now(), p.v.epoch.Load()
 		ctx, cancel := context.WithTimeout(p.v.ctx, p.v.deadline)
-		m, err := p.v.newKey(ctx, p.key)
+		var m made
+		err := p.v.guarded(func() (err error) { m, err = p.v.newKey(ctx, p.key); return err })
 		cancel()
 		m.from, m.gen, m.born, m.epoch = p, gen, born, epoch
 		more = p.deliver(m, err, time.Since(began) > slowCall)
@@ -303,7 +304,7 @@ func (p *pool) writer() {
 			return
 		}
 		p.mu.Unlock()
-		err := p.write(batch)
+		err := p.v.guarded(func() error { return p.write(batch) })
 		p.mu.Lock()
 		for _, m := range batch {
 			if err != nil {

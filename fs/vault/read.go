@@ -3,7 +3,6 @@ package vault
 import (
 	"context"
 	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"kmsfs/envelope"
@@ -207,16 +206,12 @@ func inParallel(from, to uint64, w chunkRun) error {
 		return w.run(from, to, false)
 	}
 	errs := make([]error, workers)
-	var wg sync.WaitGroup
-	for i := uint64(1); i < workers; i++ {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			errs[i] = w.run(from+n*i/workers, from+n*(i+1)/workers, i+1 < workers)
-		}()
-	}
-	errs[0] = w.run(from, from+n/workers, true)
-	wg.Wait()
+	func() {
+		for i := uint64(1); i < workers; i++ {
+			defer inTwo(func() { errs[i] = w.run(from+n*i/workers, from+n*(i+1)/workers, i+1 < workers) })()
+		}
+		errs[0] = w.run(from, from+n/workers, true)
+	}()
 	for _, err := range errs {
 		if err != nil {
 			return err

@@ -164,7 +164,7 @@ func (a *readAhead) fetch(id uint64, t *aheadTable, n uint32, now time.Time, why
 	a.fetched += aheadSlots
 	a.used += bits.OnesCount64(e.asked) // these are not fetched
 	skip := e.asked
-	a.v.wg.Go(func() { a.load(id, n, skip) })
+	a.v.wg.Go(func() { _ = a.v.guarded(func() error { a.load(id, n, skip); return nil }) })
 }
 
 // load reads the records of an extent, but for those in skip, and queues their keys. What cannot be read is for who needs
@@ -216,7 +216,7 @@ func (a *readAhead) worker() {
 		k := a.queue[0]
 		a.queue = a.queue[1:]
 		a.mu.Unlock()
-		if err := a.decrypt(k); err != nil {
+		if err := a.v.guarded(func() error { return a.decrypt(k) }); err != nil {
 			a.mu.Lock()
 			a.used += len(a.queue) + 1
 			a.queue = nil

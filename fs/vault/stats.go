@@ -14,17 +14,20 @@ type Stats struct {
 	OpenFiles, OpenDirs, Nodes int
 	// JournalBytes is what stands in the journal and is not yet in its place.
 	JournalBytes int64
+	// Panics counts the bugs that deferred work has met.
+	Panics uint64
 }
 
 // counts are the counters that grow.
 type counts struct {
-	keysMade, keyFailures, aheadFetched, aheadUsed atomic.Uint64
+	keysMade, keyFailures, aheadFetched, aheadUsed, panics atomic.Uint64
 }
 
 // Stats returns the counters. Each is right by itself; together they are not of one moment.
 func (v *Vault) Stats() Stats {
 	s := Stats{KeysMade: v.counts.keysMade.Load(), KeyFailures: v.counts.keyFailures.Load(),
-		AheadFetched: v.counts.aheadFetched.Load(), AheadUsed: v.counts.aheadUsed.Load()}
+		AheadFetched: v.counts.aheadFetched.Load(), AheadUsed: v.counts.aheadUsed.Load(),
+		Panics: v.counts.panics.Load()}
 	for _, p := range v.pools.all() {
 		p.mu.Lock()
 		s.KeysAtHand += len(p.ready)

@@ -406,7 +406,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 		v.wg.Add(1)
 		go func() {
 			defer v.wg.Done()
-			v.cleanTmp(old)
+			_ = v.guarded(func() error { v.cleanTmp(old); return nil })
 		}()
 	}
 	return v, nil

@@ -44,6 +44,33 @@ func (v *Vault) Write(ctx context.Context, n *Node, p []byte, off int64, priv Pr
 	return len(p), nil
 }
 
+// Append is Write at the end of the file, wherever that is by then: what other hosts append meanwhile is before p or
+// behind it. More than 1 MiB may be torn by them.
+func (v *Vault) Append(ctx context.Context, n *Node, p []byte, priv Privileges) (int, error) {
+	if v.readOnly {
+		return 0, ErrReadOnly
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	f, err := v.acquire(n)
+	if err != nil {
+		return 0, err
+	}
+	defer f.release()
+	for done := 0; done < len(p); {
+		part := p[done:min(len(p), done+writeMost)]
+		if err := f.write(ctx, part, atEnd, priv); err != nil {
+			return 0, err
+		}
+		done += len(part)
+	}
+	return len(p), nil
+}
+
+// atEnd is the offset of what is appended.
+const atEnd = -1
+
 // writeMost is what is written while a file is held; it bounds the buffers.
 const writeMost = 1 << 20
 
@@ -53,6 +80,11 @@ func (f *file) write(ctx context.Context, p []byte, off int64, priv Privileges) 
 		return err
 	}
 	defer f.leaveWrite()
+	if off == atEnd {
+		if off = f.size; off > f.v.maxSize-int64(len(p)) {
+			return ErrTooBig
+		}
+	}
 	err := f.privileged(priv, func() error { return f.writeAt(p, off) })
 	if errors.Is(err, syscall.ENOSPC) && f.logs() { // what is overwritten needs no space in its place
 		f.room = f.room.giveBack()

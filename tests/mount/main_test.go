@@ -16,7 +16,7 @@ const childEnv = "KMSFS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) == "locker" {
-		locker()
+		lab.Locker()
 		return
 	}
 	os.Exit(m.Run())

@@ -1,12 +1,16 @@
 package mount_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -68,6 +72,69 @@ func TestMemory(t *testing.T) {
 	if idle > start+rest {
 		t.Errorf("%d bytes when idle, %d at the start", idle, start)
 	}
+}
+
+// TestMemoryUnderLoad has many programs write over and read files at once, more of them than the daemon has threads.
+func TestMemoryUnderLoad(t *testing.T) {
+	const (
+		programs = 80
+		size     = 2 << 20
+		most     = 500 << 20 // 64 threads, each with 4 MiB of buffers, and what they seal
+	)
+	lab.NeedRoot(t)
+	if lab.Race {
+		t.Skip("the race detector's memory would be measured: run it without -race")
+	}
+	m := lab.MountNew(t, lab.Options{})
+	var peak int64
+	stop, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", m.PID())); err == nil {
+				pages, _ := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
+				peak = max(peak, pages*int64(os.Getpagesize()))
+			}
+		}
+	}()
+	var wg sync.WaitGroup
+	data := bytes.Repeat([]byte("0123456789abcdef"), size/16)
+	for i := range programs {
+		wg.Go(func() {
+			path := filepath.Join(m.Dir, strconv.Itoa(i))
+			for range 2 {
+				if err := writeOver(path, data); err != nil {
+					t.Errorf("program %d: %v", i, err)
+				}
+			}
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("program %d reads %d bytes, %v", i, len(got), err)
+			}
+		})
+	}
+	wg.Wait()
+	close(stop)
+	<-watched
+	t.Logf("%d MiB at most", peak>>20)
+	if peak == 0 || peak > most {
+		t.Errorf("%d bytes at most, want no more than %d", peak, most)
+	}
+}
+
+// writeOver writes data to a file, past the cache of the kernel, without truncating it first.
+func writeOver(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_DIRECT, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync())
 }
 
 // rss is the daemon's resident memory.

@@ -17,12 +17,16 @@ import (
 type Options struct {
 	// Vault is the directory to keep the vault in; a new one if empty. The vault is Vault/vault.
 	Vault string
+	// Backing is an empty directory to keep the vault in, if not Vault/vault; what else there is stays below Vault.
+	Backing string
 	// UID is who runs the daemon, if not the user who runs the test; that must be root then.
 	UID uint32
 	// Access and the rest stand for the flags of kmsfs mount.
 	Shared, ReadOnly, AllowOther bool
 	// Flags are more flags for kmsfs mount; other file systems do not get them.
 	Flags []string
+	// Files is the daemon's limit of open files, hard and soft; 0: that of the test.
+	Files uint64
 	// Keysource is a URL to use in place of a new key store, and Env more of the daemon's environment.
 	Keysource string
 	Env       []string
@@ -58,7 +62,10 @@ func MountNew(t testing.TB, o Options) *Mount {
 	if o.Vault == "" {
 		o.Vault = Dir(t)
 	}
-	m := &Mount{t: t, o: o, Backing: Subdir(t, o.Vault, "vault", 0o755), keys: Subdir(t, o.Vault, "keys", 0o700),
+	if o.Backing == "" {
+		o.Backing = Subdir(t, o.Vault, "vault", 0o755)
+	}
+	m := &Mount{t: t, o: o, Backing: o.Backing, keys: Subdir(t, o.Vault, "keys", 0o700),
 		Dir: Subdir(t, Dir(t), "mount", 0o755), log: &tail{}}
 	if fsName() == "plain" {
 		m.Dir = m.Backing
@@ -80,6 +87,18 @@ func MountAgain(t testing.TB, m *Mount, o Options) *Mount {
 	o.Vault, o.UID = m.o.Vault, m.o.UID
 	again := &Mount{t: t, o: o, Backing: m.Backing, keys: m.keys, Dir: m.Dir, program: m.program, log: &tail{}}
 	return again.first()
+}
+
+// MountBeside mounts the vault of m, which is mounted, in one more place, as another host would. Its daemon finds the
+// vault at backing, or where m has it if that is empty. Vault and UID of o do not count.
+func MountBeside(t testing.TB, m *Mount, backing string, o Options) *Mount {
+	t.Helper()
+	o.Vault, o.UID = m.o.Vault, m.o.UID
+	if backing == "" {
+		backing = m.Backing
+	}
+	beside := &Mount{t: t, o: o, Backing: backing, keys: m.keys, Dir: Subdir(t, Dir(t), "mount", 0o755), program: m.program, log: &tail{}}
+	return beside.first()
 }
 
 func (m *Mount) first() *Mount {
@@ -131,6 +150,9 @@ func (m *Mount) args() []string {
 // Start mounts again after Unmount or Kill.
 func (m *Mount) Start() error {
 	m.daemon = exec.Command(m.program, m.args()...)
+	if m.o.Files > 0 {
+		m.daemon = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, m.o.Files), m.program}, m.args()...)...)
+	}
 	m.daemon.Stdout, m.daemon.Stderr = m.log, m.log
 	m.daemon.Env = append(append(os.Environ(), "HOME="+m.keys, "GORACE=halt_on_error=0"), m.o.Env...)
 	if m.o.UID != uint32(os.Geteuid()) {
@@ -173,6 +195,9 @@ func (m *Mount) Unmount() error {
 	return m.wait()
 }
 
+// Ended waits for the end of a daemon that something else than Unmount or Kill ends. It must be clean.
+func (m *Mount) Ended() error { return m.wait() }
+
 // wait waits for the daemon's end. One that does not come is asked for its goroutines and killed.
 func (m *Mount) wait() error {
 	d := m.daemon
@@ -205,10 +230,19 @@ func (m *Mount) Remount() error {
 // Kill ends the daemon with SIGKILL, at whatever it is doing, and takes the dead mount away.
 func (m *Mount) Kill() error {
 	err := m.daemon.Process.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
 	<-m.exited
 	m.daemon = nil
 	return errors.Join(err, unix.Unmount(m.Dir, unix.MNT_DETACH))
 }
+
+// Signal sends the daemon a signal. After SIGKILL, Kill takes the dead mount away.
+func (m *Mount) Signal(s syscall.Signal) error { return m.daemon.Process.Signal(s) }
+
+// Keys is the directory of the key store.
+func (m *Mount) Keys() string { return m.keys }
 
 // Log is what the daemon has logged, the end of it.
 func (m *Mount) Log() string { return m.log.String() }

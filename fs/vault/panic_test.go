@@ -1,0 +1,214 @@
+package vault_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"kmsfs/fs/backing"
+	"kmsfs/fs/backing/faults"
+	"kmsfs/fs/backing/memfs"
+	"kmsfs/fs/vault"
+)
+
+// errPanicked is what a call that panicked is taken to return.
+var errPanicked = errors.New("panicked")
+
+var errHangs = errors.New("hangs")
+
+// catching calls f as the file system does: a panic is the end of the call, and of nothing else. It fails the test where
+// f does not end.
+func catching(t *testing.T, what string, f func() error) error {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				ended <- fmt.Errorf("%w: %v", errPanicked, vault.Bug(p))
+			}
+		}()
+		ended <- f()
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(20 * time.Second):
+		buf := make([]byte, 1<<18)
+		t.Errorf("%s hangs:\n%s", what, buf[:runtime.Stack(buf, true)])
+		return errHangs
+	}
+}
+
+// TestPanics has each backing call of operation lists panic in turn: whatever was held is let go of, nothing hangs, and after
+// the vault has been opened anew each file is as before or as after.
+func TestPanics(t *testing.T) {
+	lists, stride := effort(t, 2, 4, 50), effort[int64](t, 23, 5, 1)
+	seen := 0
+	for seed := range lists {
+		r := rand.New(rand.NewPCG(uint64(seed), 7))
+		list := make([]byte, 25*opSize)
+		for i := range list {
+			list[i] = byte(r.Uint32())
+		}
+		for at := int64(seed) % stride; ; at += stride {
+			f := &fault{at: at, err: errPanicked}
+			panicOnce(t, list, f, seed%2 == 1)
+			if f.n.Load() <= at {
+				break
+			}
+			seen++
+		}
+	}
+	t.Logf("%d panics", seen)
+	if seen == 0 {
+		t.Error("nothing has panicked")
+	}
+}
+
+func panicOnce(t *testing.T, list []byte, f *fault, shared bool) {
+	t.Helper()
+	fs := memfs.New(memfs.Config{})
+	hook := func(op faults.Op) error {
+		if f.hook(op) != nil {
+			panic(fmt.Sprintf("in %s of the backing", op.Call))
+		}
+		return nil
+	}
+	at := func() backing.Dir { return faults.Wrap(fs.Root(), hook) }
+	ks := &memoryKeys{}
+	makeVault(t, at, ks, 4096)
+	var log syncBuffer
+	e := &engine{chunk: 4096, lax: true}
+	o := vault.Options{KeepEvery: time.Hour, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	if shared {
+		o.Sharing = vault.Shared
+	}
+	e.remount = func() ([]*vault.Vault, error) {
+		for _, v := range e.vaults {
+			if err := catching(t, "close", v.Close); err == errHangs { // else what cannot be put in place stays in the journal
+				return nil, err
+			}
+		}
+		v, err := vault.Open(ctx, at(), ks, o)
+		return []*vault.Vault{v}, err
+	}
+	fail := func(format string, args ...any) {
+		t.Helper()
+		t.Fatalf("call %d: %s\nafter: %s\nlog: %s", f.at, fmt.Sprintf(format, args...), strings.Join(e.steps, "\n       "), log.String())
+	}
+	var err error
+	if e.vaults, err = e.remount(); err != nil {
+		fail("%v", err)
+	}
+	e.run(nil)
+	calm := &engine{chunk: 4096, lax: true} // what the files would be after each step
+	elsewhere, _ := inMemory()
+	makeVault(t, elsewhere, ks, 4096)
+	calm.vaults = []*vault.Vault{openVault(t, elsewhere, ks, o)}
+	defer calm.vaults[0].Close()
+	calm.run(nil)
+	f.on.Store(true)
+	for l := list; len(l) >= opSize; l = l[opSize:] {
+		before := map[string]*modelFile{}
+		for name, m := range e.files {
+			before[name] = &modelFile{slices.Clone(m.data), m.xattr, m.exists}
+		}
+		if code := l[0] % 20; code == 9 || code == 13 { // a remount; a copy, which may be of less than was asked for
+			continue
+		}
+		if err := calm.run(l[:opSize]); err != nil {
+			fail("without a panic: %v", err)
+		}
+		err := catching(t, "an operation", func() error { return e.run(l[:opSize]) })
+		if f.n.Load() <= f.at {
+			if err != nil {
+				fail("%v", err)
+			}
+			continue
+		}
+		f.on.Store(false)
+		e.note("%v", err)
+		for _, name := range fileNames {
+			err := catching(t, "reading", func() error { return readSome(e.vaults[0], name) })
+			if err != nil && !errors.Is(err, vault.ErrBug) {
+				fail("reading %s while the vault is open: %v", name, err)
+			}
+		}
+		if err := catching(t, "an operation on a new file", func() error { return makeFile(e.vaults[0], "another", "text") }); err != nil {
+			fail("a new file: %v", err)
+		}
+		if e.vaults, err = e.remount(); err != nil {
+			fail("%v", err)
+		}
+		for _, name := range fileNames {
+			got, err := readAll(e.vaults[0], name)
+			if err != nil && shared && strings.Contains(err.Error(), "stat says") {
+				continue // what is shared is not mended: a file of which a kill has left the index alone is empty, whatever stat(2) says
+			}
+			if err != nil {
+				fail("read %s: %v", name, err)
+			}
+			if why := between(before[name], calm.files[name], got); why != "" {
+				fail("%s: %s", name, why)
+			}
+		}
+		if got, err := readAll(e.vaults[0], "another"); err != nil || string(got.data) != "text" {
+			fail("the new file: %v", err)
+		}
+		break
+	}
+	f.on.Store(false)
+	if err := e.vaults[0].Close(); err != nil {
+		fail("close: %v", err)
+	}
+}
+
+func readSome(v *vault.Vault, name string) error {
+	n, _, err := v.Lookup(v.Root(), name)
+	if err == nil {
+		defer v.Forget(n, 1)
+		_, err = v.Read(ctx, n, make([]byte, 10000), 0)
+	}
+	if errors.Is(err, syscall.ENOENT) {
+		err = nil
+	}
+	return err
+}
+
+func makeFile(v *vault.Vault, name, text string) error {
+	n, _, err := v.Create(v.Root(), name, 0o644, who)
+	if err != nil {
+		return err
+	}
+	defer v.Forget(n, 1)
+	_, err = v.Write(ctx, n, []byte(text), 0, vault.KeepPrivileges)
+	v.Release(n)
+	return err
+}
+
+// syncBuffer is a buffer for several writers.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
