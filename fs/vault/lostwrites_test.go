@@ -131,3 +131,40 @@ func loseWrites(t *testing.T, list []byte, at int64, policies uint64, renew bool
 	}
 	return reached
 }
+
+// TestSettleAfterLoss: what the disk has lost is not settled, by nobody's sync but the keeper's own, and is there when the keeper
+// says that all is done.
+func TestSettleAfterLoss(t *testing.T) {
+	fs := memfs.New(memfs.Config{})
+	ks := &memoryKeys{}
+	v := newVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})
+	defer v.Close()
+	for _, s := range []step{put("a", pattern(1, 8192)), put("b", pattern(2, 9000)), flush(), write("a", 8192, 3, 200_000)} {
+		if err := s.do(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fs.LoseWrites(syscall.EIO)
+	want := slices.Concat(pattern(1, 8192), pattern(3, 200_000)) // nothing of it is in the journal
+	failed := 0
+	for {
+		err := v.Flush()
+		after := openVault(t, fs.Crash(memfs.Policy{}).Root, ks, vault.Options{})
+		m, rerr := readAll(after, "a")
+		if rerr != nil {
+			t.Errorf("after %d failures, %v: %v", failed, err, rerr)
+		} else if err == nil && !slices.Equal(m.data, want) {
+			t.Errorf("after %d failures all is said to be done, and %d bytes are not as they were written", failed, len(m.data))
+		}
+		after.Close()
+		if err == nil {
+			break
+		}
+		if failed++; failed == 5 {
+			t.Fatal(err)
+		}
+	}
+	if failed == 0 {
+		t.Error("nobody was told")
+	}
+}
