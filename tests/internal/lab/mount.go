@@ -17,6 +17,8 @@ import (
 type Options struct {
 	// Vault is the directory to keep the vault in; a new one if empty. The vault is Vault/vault.
 	Vault string
+	// Backing is an empty directory to keep the vault in, if not Vault/vault; what else there is stays below Vault.
+	Backing string
 	// UID is who runs the daemon, if not the user who runs the test; that must be root then.
 	UID uint32
 	// Access and the rest stand for the flags of kmsfs mount.
@@ -58,7 +60,10 @@ func MountNew(t testing.TB, o Options) *Mount {
 	if o.Vault == "" {
 		o.Vault = Dir(t)
 	}
-	m := &Mount{t: t, o: o, Backing: Subdir(t, o.Vault, "vault", 0o755), keys: Subdir(t, o.Vault, "keys", 0o700),
+	if o.Backing == "" {
+		o.Backing = Subdir(t, o.Vault, "vault", 0o755)
+	}
+	m := &Mount{t: t, o: o, Backing: o.Backing, keys: Subdir(t, o.Vault, "keys", 0o700),
 		Dir: Subdir(t, Dir(t), "mount", 0o755), log: &tail{}}
 	if fsName() == "plain" {
 		m.Dir = m.Backing
