@@ -47,6 +47,12 @@ func mountChain(ctx context.Context, p mountPlan, secret passphrase.Source, log 
 		top.Close()
 		return nil, explain(err, p)
 	}
+	if p.Shared {
+		if err := checkSharedStorage(p.Vault); err != nil {
+			top.Close()
+			return nil, err
+		}
+	}
 	if p.Keysource == "" {
 		p.Keysource = cfg.Keysource
 	}

@@ -75,6 +75,7 @@ func inGluster(t *testing.T) {
 	run(t, p)
 	t.Run("like a plain directory", func(t *testing.T) { metamorphosis(t, a) })
 	t.Run("brick", func(t *testing.T) { v.bricks(t, p) })
+	t.Run("caching client", func(t *testing.T) { v.cachingRefused(t, a) })
 }
 
 // startGluster starts everything, or skips the test and says what failed.
@@ -210,6 +211,20 @@ func (v *volume) bricks(t *testing.T, p *pair) {
 		}
 		check(t, v.gluster("volume", "start", "v", "force"))
 		check(t, v.healed())
+	}
+}
+
+// cachingRefused holds that a client that caches is told of, with what to do, and not used.
+func (v *volume) cachingRefused(t *testing.T, m *lab.Mount) {
+	check(t, v.gluster("volume", "set", "v", "performance.quick-read", "on"))
+	defer func() { check(t, v.gluster("volume", "set", "v", "performance.quick-read", "off")) }()
+	layer := v.clients[0] + "/.meta/graphs/active/v-quick-read"
+	check(t, eventually(func() error { _, err := os.Stat(layer); return err }))
+	cmd := exec.Command(lab.Binary(t, "cmd/kmsfs"), "mount", "--shared", "--foreground", "--key-store", m.Keys(), m.Backing,
+		lab.Subdir(t, lab.Dir(t), "mount", 0o755))
+	out, err := cmd.CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("for o in quick-read; do gluster volume set v performance.$o off; done")) {
+		t.Errorf("mounted through a client that caches: %v\n%s", err, out)
 	}
 }
 
