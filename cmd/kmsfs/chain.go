@@ -78,6 +78,12 @@ func (m *mounted) vaultChain(ctx context.Context, p mountPlan, secret passphrase
 	if err != nil {
 		return explain(err, p)
 	}
+	if p.Shared {
+		if err := checkSharedStorage(p.Vault); err != nil {
+			top.Close()
+			return err
+		}
+	}
 	if err = m.chainKeys(ctx, &p, top, secret, log); err != nil {
 		top.Close()
 		return err

@@ -455,7 +455,8 @@ func (v *Vault) doom(d *dirState, entry string) (doomed, Attr, error) {
 			x.f.users++
 		}
 		opening := n.wait != nil
-		covered := x.f != nil || (n.memoKnown && !opening && v.tracked)
+		// Another host may give it a further name before this one goes: there, whether a name is left is seen afterwards.
+		covered := x.f != nil || (n.memoKnown && !opening && v.tracked && !v.shared)
 		n.mu.Unlock()
 		if covered {
 			return x, st, nil
@@ -534,7 +535,7 @@ func (v *Vault) bury(x doomed, at place) {
 			memo, known := n.memo, n.memoKnown && x.f == nil
 			n.memoKnown = false
 			n.mu.Unlock()
-			if known && x.bf == nil {
+			if known && x.bf == nil && !v.shared {
 				v.keeper.erase(memo)
 			}
 		}

@@ -2,6 +2,8 @@ package shared_test
 
 import (
 	"bytes"
+	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -16,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kmsfs/tests/internal/lab"
+	"kmsfs/tests/internal/posix"
+	"kmsfs/tests/metamorphic"
 )
 
 // TestGluster runs the scenarios on two mounts of a vault on a GlusterFS volume with two replicas, each through a client of its
@@ -36,9 +40,12 @@ func TestGluster(t *testing.T) {
 		}
 	}
 	lab.NeedFUSE(t, 0)
-	lab.Binary(t, "cmd/kmsfs") // before there is no network
-	args := []string{"-test.run=^TestGluster$", "-test.v", "-test.timeout=0"}
-	cmd := exec.Command("/proc/self/exe", args...)
+	lab.Binary(t, "cmd/kmsfs")                      // before there is no network
+	which := flag.Lookup("test.run").Value.String() // perhaps of its parts
+	if !strings.Contains(which, "TestGluster") {
+		which = "^TestGluster$"
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run="+which, "-test.v", "-test.timeout=0")
 	cmd.Env = append(os.Environ(), childEnv+"=gluster")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL,
@@ -55,7 +62,6 @@ func TestGluster(t *testing.T) {
 
 // volume is a GlusterFS volume of two bricks, and its clients.
 type volume struct {
-	t       *testing.T
 	dir     string
 	clients [2]string
 }
@@ -63,21 +69,19 @@ type volume struct {
 // inGluster is TestGluster in the namespaces.
 func inGluster(t *testing.T) {
 	v := startGluster(t)
-	for _, c := range v.clients {
-		t.Logf("%s is a client", c)
-	}
 	check(t, os.Mkdir(v.clients[0]+"/vault", 0o755))
 	a := lab.MountNew(t, lab.Options{Shared: true, Backing: v.clients[0] + "/vault"})
 	p := &pair{[2]*lab.Mount{a, lab.MountBeside(t, a, v.clients[1]+"/vault", lab.Options{Shared: true})}}
 	run(t, p)
 	t.Run("like a plain directory", func(t *testing.T) { metamorphosis(t, a) })
-	t.Run("brick", func(t *testing.T) { v.bricks(p) })
+	t.Run("brick", func(t *testing.T) { v.bricks(t, p) })
+	t.Run("caching client", func(t *testing.T) { v.cachingRefused(t, a) })
 }
 
 // startGluster starts everything, or skips the test and says what failed.
 func startGluster(t *testing.T) *volume {
 	t.Helper()
-	v := &volume{t: t, dir: lab.Dir(t)}
+	v := &volume{dir: lab.Dir(t)}
 	need := func(what string, err error) {
 		t.Helper()
 		if err != nil {
@@ -87,15 +91,15 @@ func startGluster(t *testing.T) *volume {
 	need("private mounts", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	need("/proc", unix.Mount("proc", "/proc", "proc", 0, ""))
 	need("the loopback interface", tell(exec.Command("ip", "link", "set", "lo", "up")))
-	for _, dir := range []string{"/var/lib/glusterd", "/run/gluster", "/var/log/glusterfs"} {
-		need(dir, os.MkdirAll(dir, 0o755))
-		need(dir, unix.Mount("none", dir, "tmpfs", 0, ""))
+	for _, dir := range []string{"/run", "/var/lib/glusterd", "/var/log/glusterfs"} {
+		need(dir, unix.Mount("none", dir, "tmpfs", 0, "mode=0755"))
 	}
-	need("the place for logs", os.Mkdir("/var/log/glusterfs/bricks", 0o755))
+	for _, dir := range []string{"/run/gluster", "/var/log/glusterfs/bricks"} {
+		need(dir, os.Mkdir(dir, 0o755))
+	}
 	vol := `volume management
     type mgmt/glusterd
     option working-directory /var/lib/glusterd
-    option glusterd-sockfile ` + socket + `
     option transport-type socket
     option transport.socket.bind-address ` + host + `
     option transport.address-family inet
@@ -108,8 +112,17 @@ end-volume
 	need("glusterd", tell(exec.Command("glusterd", "-f", v.dir+"/glusterd.vol", "-p", v.dir+"/glusterd.pid")))
 	need("glusterd", eventually(func() error { return v.gluster("volume", "list") }))
 	args := []string{"volume", "create", "v", "replica", "2"}
+	disks := lab.Subdir(t, v.dir, "disks", 0o755)
+	need("memory", unix.Mount("none", disks, "tmpfs", 0, ""))
+	t.Cleanup(func() { _ = unix.Unmount(disks, unix.MNT_DETACH) }) // it ends with the namespace in any case
 	for i := range 2 {
-		args = append(args, fmt.Sprintf("%s:%s", host, lab.Subdir(t, v.dir, fmt.Sprint("brick", i), 0o755)))
+		disk, brick := fmt.Sprint(disks, "/", i), lab.Subdir(t, v.dir, fmt.Sprint("brick", i), 0o755)
+		need("a disk", os.WriteFile(disk, nil, 0o600))
+		need("a disk", os.Truncate(disk, 1<<30))
+		need("a disk", tell(exec.Command("mkfs.ext4", "-q", "-F", disk)))
+		need("a disk", tell(exec.Command("mount", "-o", "loop", disk, brick)))
+		t.Cleanup(func() { _ = unix.Unmount(brick, unix.MNT_DETACH) })
+		args = append(args, fmt.Sprintf("%s:%s", host, lab.Subdir(t, brick, "data", 0o755)))
 	}
 	need("volume create", v.gluster(append(args, "force")...))
 	// What caches in the client: see SEMANTICS.md, "Shared storage".
@@ -137,14 +150,11 @@ end-volume
 	return v
 }
 
-const (
-	host   = "127.0.0.2" // 127.0.0.1 is refused for bricks
-	socket = "/run/gluster/glusterd.socket"
-)
+const host = "127.0.0.2" // 127.0.0.1 is refused for bricks
 
 // gluster runs the command of that name.
 func (v *volume) gluster(args ...string) error {
-	return tell(exec.Command("gluster", append([]string{"--mode=script", "--glusterd-sock=" + socket}, args...)...))
+	return tell(exec.Command("gluster", append([]string{"--mode=script"}, args...)...))
 }
 
 // tell runs a command; the error has what it said.
@@ -157,8 +167,7 @@ func tell(c *exec.Cmd) error {
 
 // bricks ends the server of one replica in the middle of a load and starts it again, then the other one's. Nothing fails and
 // nothing wrong is read; in the end each replica alone has everything.
-func (v *volume) bricks(p *pair) {
-	t := v.t
+func (v *volume) bricks(t *testing.T, p *pair) {
 	dir := "bricks"
 	check(t, os.Mkdir(p.path(0, dir), 0o755))
 	for round := range 2 {
@@ -205,9 +214,23 @@ func (v *volume) bricks(p *pair) {
 	}
 }
 
+// cachingRefused holds that a client that caches is told of, with what to do, and not used.
+func (v *volume) cachingRefused(t *testing.T, m *lab.Mount) {
+	check(t, v.gluster("volume", "set", "v", "performance.quick-read", "on"))
+	defer func() { check(t, v.gluster("volume", "set", "v", "performance.quick-read", "off")) }()
+	layer := v.clients[0] + "/.meta/graphs/active/v-quick-read"
+	check(t, eventually(func() error { _, err := os.Stat(layer); return err }))
+	cmd := exec.Command(lab.Binary(t, "cmd/kmsfs"), "mount", "--shared", "--foreground", "--key-store", m.Keys(), m.Backing,
+		lab.Subdir(t, lab.Dir(t), "mount", 0o755))
+	out, err := cmd.CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("for o in quick-read; do gluster volume set v performance.$o off; done")) {
+		t.Errorf("mounted through a client that caches: %v\n%s", err, out)
+	}
+}
+
 // endBrick ends the server of a replica with SIGKILL.
 func (v *volume) endBrick(i int) error {
-	name := strings.ReplaceAll(strings.TrimPrefix(fmt.Sprintf("%s/brick%d", v.dir, i), "/"), "/", "-")
+	name := strings.ReplaceAll(strings.TrimPrefix(fmt.Sprintf("%s/brick%d/data", v.dir, i), "/"), "/", "-")
 	b, err := os.ReadFile("/run/gluster/vols/v/" + host + "-" + name + ".pid")
 	if err != nil {
 		return err
@@ -216,16 +239,33 @@ func (v *volume) endBrick(i int) error {
 	if err != nil {
 		return err
 	}
-	return unix.Kill(pid, unix.SIGKILL)
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		return err
+	}
+	_, err = unix.Wait4(pid, nil, 0, nil) // this is process 1: without it glusterd would take it for alive
+	return err
 }
 
-// healed waits until both replicas are there and have the same.
+// healed waits until both replicas are there, for each client too, and have the same.
 func (v *volume) healed() error {
+	for _, client := range v.clients {
+		for brick := range 2 {
+			if err := eventually(func() error {
+				b, err := os.ReadFile(fmt.Sprintf("%s/.meta/graphs/active/v-client-%d/private", client, brick))
+				if err == nil && !bytes.Contains(b, []byte("connected = 1")) {
+					err = fmt.Errorf("a client is not connected to brick %d: %s", brick, b)
+				}
+				return err
+			}); err != nil {
+				return err
+			}
+		}
+	}
 	var out []byte
-	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		_ = v.gluster("volume", "heal", "v") // it begins by itself too, later
 		var err error
-		out, err = exec.Command("gluster", "--mode=script", "--glusterd-sock="+socket, "volume", "heal", "v", "info").Output()
+		out, err = exec.Command("gluster", "--mode=script", "volume", "heal", "v", "info").Output()
 		if err == nil && bytes.Count(out, []byte("Number of entries: 0\n")) == 2 && bytes.Count(out, []byte("Status: Connected")) == 2 {
 			return nil
 		}
@@ -233,4 +273,32 @@ func (v *volume) healed() error {
 	return fmt.Errorf("the replicas still differ: %s", out)
 }
 
-func metamorphosis(t *testing.T, m *lab.Mount) {}
+// metamorphosis plays random lists of operations on the mount and on a plain directory of a local file system, without what
+// GlusterFS 10.3 has not got.
+func metamorphosis(t *testing.T, m *lab.Mount) {
+	beside := lab.Dir(t)
+	tree := func(name, root string) metamorphic.Contestant {
+		return metamorphic.Contestant{Name: name, Fresh: func(run string) (posix.FS, error) {
+			dir := filepath.Join(root, run)
+			return posix.NewDir(dir), os.Mkdir(dir, 0o755)
+		}}
+	}
+	a := &metamorphic.Arena{Remount: m.Remount, Contestants: []metamorphic.Contestant{tree("plain", beside), tree("mount", m.Dir)}}
+	for seed, end := uint64(1), time.Now().Add(seconds(t)); time.Now().Before(end); seed++ {
+		var ops []metamorphic.Op
+		for _, op := range metamorphic.Generate(seed, 200, metamorphic.Limits{}) {
+			switch {
+			case op.Do == "rename" && op.Flags&unix.RENAME_EXCHANGE != 0: // it cannot
+			case op.Mtime != nil && op.Mtime.Sec > time.Now().Unix(): // nothing but a later time takes its place
+			default:
+				ops = append(ops, op)
+			}
+		}
+		var d *metamorphic.Divergence
+		if err := a.Run(ops); errors.As(err, &d) {
+			t.Fatalf("seed %d: %v\nall of it: %v", seed, d, d.Ops)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -90,7 +90,7 @@ func seconds(t *testing.T) time.Duration {
 	t.Helper()
 	s := os.Getenv("KMSFS_TEST_SECONDS")
 	if s == "" {
-		return 1500 * time.Millisecond
+		return time.Second
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil {
