@@ -1,16 +1,11 @@
 package backing
 
 import (
-	"sync/atomic"
-
 	"golang.org/x/sys/unix"
 )
 
 // file is a regular file of the real file system.
-type file struct {
-	handle
-	through atomic.Bool // what is written goes to the servers at once: see remote.go
-}
+type file struct{ handle }
 
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
