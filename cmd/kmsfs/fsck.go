@@ -47,6 +47,10 @@ first: it puts in place by itself what the last one was about to write, and read
   what is under a name or in a directory where it does not belong is moved to lost+found in the vault, as is what is in a directory
   whose id is damaged: what files hold is there, their names are lost
 
+Two stored files of one data key, in a copy that kept no hard links, are told of: copy one of them on a mount, and put the copy in its
+place. In a vault that is a copy the keys of deleted files stay, as another may have the same; where there are no two such files, --repair
+ends that.
+
 No content is deleted. It may be killed at any moment. What files hold is not read: kmsfs verify does, and its --repair moves aside what is
 beyond help. Exit code 3 says that there is damage that was not mended.`,
 		Example: `  kmsfs fsck ~/vault
@@ -106,6 +110,9 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, path string) (err error) {
 		if err == nil && slices.ContainsFunc(info.Mended, func(m fsck.Mended) bool { return m.Kind == fsck.TableHeader }) {
 			err = info.again(ctx, top, o.Vault, find) // what was found of its files was of the header
 		}
+	}
+	if f.repair && err == nil && info.Unsure == "" && !slices.ContainsFunc(info.Findings, func(x fsck.Finding) bool { return x.Kind == fsck.OneKey }) {
+		err = o.Claim() // a copy or not: no two files have one key
 	}
 	info.Unclean = unclean
 	m.end()
@@ -190,7 +197,7 @@ func fsckVerdict(f *fsckFlags, info *fsckInfo) error {
 		switch x.Kind {
 		case fsck.Unread:
 			unread = errors.Join(unread, x.Err)
-		case fsck.OrphanRecords, fsck.OrphanCompanion, fsck.Leftover, fsck.Unsettled: // harmless
+		case fsck.OrphanRecords, fsck.OrphanCompanion, fsck.Leftover, fsck.Unsettled, fsck.OneKey: // harmless
 		case fsck.NoRecord, fsck.Damaged:
 			damage++
 		case fsck.LostDirectory: // what was in it is rescued; it stays

@@ -67,7 +67,6 @@ func TestFsckHeader(t *testing.T) {
 	}
 	f.WriteAt([]byte("damage"), 20)
 	f.Close()
-	b.fails(3, "nothing was moved", "fsck --repair", "verify --repair v")
 	b.fails(3, "kinds of damage", "fsck --repair", "fsck v")
 	if text := b.ok("fsck --repair v"); !strings.Contains(text, "key-table-header: ") || strings.Contains(text, "no-record") {
 		t.Errorf("got %s", text)

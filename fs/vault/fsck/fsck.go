@@ -43,6 +43,9 @@ const (
 	NoRecord Kind = "no-record" // a file whose data key is missing: kmsfs keys import may have it
 	Damaged  Kind = "damaged"   // kmsfs verify --repair moves it aside
 	Unread   Kind = "unread"    // it could not be looked at
+	// OneKey: another stored file has the same id and data key: a copy that kept no hard links. Both read. A file that is copied on a
+	// mount gets a key of its own.
+	OneKey Kind = "one-key"
 )
 
 // Finding is one thing.
@@ -60,7 +63,7 @@ type Finding struct {
 // Mendable says whether Mend does something about it.
 func (f *Finding) Mendable() bool {
 	switch f.Kind {
-	case NoRecord, Damaged, Unread:
+	case NoRecord, Damaged, Unread, OneKey:
 		return false
 	}
 	return true
@@ -99,14 +102,15 @@ type finder struct {
 
 	mu     sync.Mutex
 	res    Result
-	used   map[uint64]map[uint32]bool // slots that files name, by table
-	linked map[[2]uint64]bool         // files of several names that were looked at
-	doubt  map[envelope.FileID]bool   // files whose header does not name a record of theirs
+	used   map[uint64]map[uint32]bool    // slots that files name, by table
+	linked map[[2]uint64]bool            // files of several names that were looked at
+	stored map[envelope.FileID][2]uint64 // the stored file of an id
+	doubt  map[envelope.FileID]bool      // files whose header does not name a record of theirs
 }
 
 // Find looks at the vault in top, which is open as v; nobody else is to have it open.
 func Find(ctx context.Context, top backing.Dir, v *vault.Vault, o Options) (*Result, error) {
-	f := &finder{ctx: ctx, top: top, v: v, o: o, used: map[uint64]map[uint32]bool{}, linked: map[[2]uint64]bool{}, doubt: map[envelope.FileID]bool{}}
+	f := &finder{ctx: ctx, top: top, v: v, o: o, used: map[uint64]map[uint32]bool{}, linked: map[[2]uint64]bool{}, stored: map[envelope.FileID][2]uint64{}, doubt: map[envelope.FileID]bool{}}
 	ctl, err := top.OpenDir(envelope.ControlDir)
 	if err != nil {
 		return nil, err
@@ -205,9 +209,9 @@ func (f *finder) unsure(why string) {
 }
 
 // use notes that a file names a record. Where that is not one of it, a record of its id is needed too.
-func (f *finder) use(head envelope.Header) {
+func (f *finder) use(head envelope.Header, st *backing.Stat, path string) {
 	_, err := f.sc.Record(head.Loc, head.ID)
-	loc := head.Loc
+	loc, at := head.Loc, [2]uint64{st.Dev, st.Ino}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
@@ -217,6 +221,11 @@ func (f *finder) use(head envelope.Header) {
 		f.used[loc.Table] = map[uint32]bool{}
 	}
 	f.used[loc.Table][loc.Slot] = true
+	if first, ok := f.stored[head.ID]; !ok {
+		f.stored[head.ID] = at
+	} else if first != at {
+		f.res.Findings = append(f.res.Findings, Finding{Kind: OneKey, Stored: path, What: fmt.Sprintf("another stored file is file %v too: the vault is a copy that kept no hard links", head.ID)})
+	}
 }
 
 // seen says whether the file of st was looked at under another name.

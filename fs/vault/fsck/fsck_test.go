@@ -428,3 +428,16 @@ func TestUnsettled(t *testing.T) {
 		t.Errorf("unclean: %v, %v", unclean, err)
 	}
 }
+
+// Two stored files of one id are told of, and no record is taken for an orphan because of them.
+func TestOneKey(t *testing.T) {
+	w := newWorld(t)
+	p := w.data()[2]
+	b, err := os.ReadFile(w.path(p))
+	w.must(err)
+	w.must(os.WriteFile(w.path(p+"x"), b, 0o600)) // its name does not open either
+	r := w.find()
+	if got := kinds(r.Findings); got != "misplaced one-key" {
+		t.Errorf("found %q: %+v", got, r.Findings)
+	}
+}

@@ -133,7 +133,7 @@ func (f *finder) header(h backing.Dir, name, stored string) (head envelope.Heade
 		f.trouble(stored, "", err)
 		return head, false
 	}
-	f.use(head)
+	f.use(head, &st, stored)
 	return head, true
 }
 
