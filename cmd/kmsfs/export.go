@@ -61,7 +61,7 @@ func (a *app) export(ctx context.Context, e *exportFlags, vaultDir, path string)
 	return a.withPlain(ctx, &e.storeFlags, vaultDir, vault.ReadOnly, func(o *openedVault, root backing.Dir) error {
 		write := func(w io.Writer) error {
 			b := bufio.NewWriterSize(w, 256<<10)
-			err := archive.Export(ctx, root, inVault(o, path), b, archive.Options{Progress: m.add, Trouble: m.trouble})
+			err := m.outcome(archive.Export(ctx, root, inVault(o, path), b, archive.Options{Progress: m.add, Trouble: m.trouble}))
 			if e := b.Flush(); e != nil {
 				err = e
 			}

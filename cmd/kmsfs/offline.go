@@ -16,8 +16,11 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
+	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/archive"
+	"kmsfs/fs/vault/mirror"
 	"kmsfs/fs/vault/tree"
 	"kmsfs/fs/vault/view"
 )
@@ -79,6 +82,9 @@ func notFound(err error, vaultDir, path string) error {
 	case errors.Is(err, syscall.ENOTDIR):
 		return hintf(faultf(syscall.ENOTDIR, "%s: something on the way is no directory", path), "symbolic links are not followed: name the place itself")
 	}
+	if path == "" {
+		return err
+	}
 	return fmt.Errorf("%s: %w", path, err)
 }
 
@@ -95,6 +101,7 @@ type meter struct {
 	bar    *progressbar.ProgressBar // nil where there is no terminal
 	bytes  atomic.Int64
 	failed atomic.Int64
+	damage atomic.Bool // something failed because it is damaged
 	began  time.Time
 }
 
@@ -130,7 +137,18 @@ func (m *meter) line(format string, args ...any) {
 // trouble tells of something that is left out.
 func (m *meter) trouble(path string, err error) {
 	m.failed.Add(1)
+	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, envelope.ErrCorrupt) {
+		m.damage.Store(true)
+	}
 	m.line("kmsfs: %s: %s", oneLine(path), oneLine(err.Error()))
+}
+
+// outcome is err, the end of a work that left something out, as damage where some of that was.
+func (m *meter) outcome(err error) error {
+	if m.damage.Load() && (errors.Is(err, mirror.ErrIncomplete) || errors.Is(err, archive.ErrIncomplete)) {
+		return hintf(fmt.Errorf("%w: %w", err, vault.ErrCorrupt), "restore what is named above from a backup; kmsfs verify finds all damage")
+	}
+	return err
 }
 
 // end takes the bar away.

@@ -278,6 +278,11 @@ func TestOfflineRefusals(t *testing.T) {
 	})
 	b.fails(3, "damaged", "backup", "cat damaged sub/deep/file")
 	b.fails(3, "damaged", "", "cp damaged:sub/deep/file lost")
+	for _, line := range []string{"sync damaged part", "export --output part.tar damaged"} { // the rest is there, and damage told of
+		if r := b.run(strings.Fields(line)); r.code != 3 || !strings.Contains(r.stderr, "restore what is named above from a backup") {
+			t.Errorf("kmsfs %s: exit code %d: %s", line, r.code, r.stderr)
+		}
+	}
 	if _, err := os.Stat(b.dir + "/lost"); err == nil {
 		t.Error("a damaged file was copied")
 	}
@@ -296,7 +301,7 @@ func TestOfflineLostName(t *testing.T) {
 	}
 	os.Remove(b.dir + "/back/sub/a.tmp")
 	for _, line := range []string{"sync v back", "export --output all.tar v", "cp v: copy"} {
-		if r := b.run(strings.Fields(line)); r.code == 0 || !strings.Contains(r.stderr, "do not open") {
+		if r := b.run(strings.Fields(line)); r.code != 3 || !strings.Contains(r.stderr, "do not open") {
 			t.Errorf("kmsfs %s: exit code %d: %s", line, r.code, r.stderr)
 		}
 	}

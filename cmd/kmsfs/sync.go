@@ -266,6 +266,7 @@ func (a *app) mirror(ctx context.Context, s *syncFlags, o mirror.Options, m *met
 	}
 	res, err := mirror.Run(ctx, source, target, o)
 	m.end()
+	err = m.outcome(err)
 	sum := syncSummary{s.dryRun, res.Objects, res.Made, res.Changed, res.Attrs, res.Removed, res.Bytes, res.Written, m.failed.Load(), time.Since(m.began).Seconds()}
 	if s.out.json {
 		if e := writeJSON(a.stdout, sum); err == nil {
@@ -275,7 +276,7 @@ func (a *app) mirror(ctx context.Context, s *syncFlags, o mirror.Options, m *met
 		fmt.Fprintf(a.stderr, "kmsfs: %d objects: %d made, %d changed, %d attributes, %d removed; %d bytes written in %.1f s\n", sum.Objects, sum.Made, sum.Changed,
 			sum.Attrs, sum.Removed, sum.Written, sum.Seconds)
 	}
-	if errors.Is(err, mirror.ErrIncomplete) {
+	if errors.Is(err, mirror.ErrIncomplete) && !m.damage.Load() {
 		return hintf(err, "mend what is named above and run it again: it does what is left")
 	}
 	return err

@@ -23,7 +23,7 @@ func (r *run) dir(q *walk.Queue[task], p *pair) {
 		return
 	}
 	if err := r.open(p); err != nil {
-		if !errors.Is(err, syscall.ENOENT) {
+		if !errors.Is(err, syscall.ENOENT) || p.src != nil { // it is the destination's then
 			r.trouble(p.path, err)
 		}
 		return

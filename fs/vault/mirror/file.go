@@ -19,7 +19,7 @@ const inPlaceFrom = 1 << 20
 // nothing of that name.
 func (r *run) leaf(src, dst backing.Dir, name, path string, st, old *backing.Stat) error {
 	_, err := r.bring(src, dst, name, path, st, old)
-	return gone(err)
+	return goneFrom(src, name, err)
 }
 
 // outcome says whether a name is, or would be, another object than before.
@@ -88,6 +88,16 @@ func gone(err error) error {
 		return errGone
 	}
 	return err
+}
+
+// goneFrom is gone of an error that may be of the destination.
+func goneFrom(src backing.Dir, name string, err error) error {
+	if errors.Is(err, syscall.ENOENT) {
+		if _, e := src.StatAt(name); e == nil {
+			return err
+		}
+	}
+	return gone(err)
 }
 
 // would counts what a dry run does not read.
@@ -268,7 +278,7 @@ func (r *run) hardLink(src, dst backing.Dir, g []linked, touched map[string]bool
 	touched[first.dir] = true
 	out, err := r.bring(s, d, first.name, tree.Join(first.dir, first.name), &st, old)
 	if err != nil {
-		return gone(err)
+		return goneFrom(s, first.name, err)
 	}
 	made := backing.Stat{}
 	if d != nil && (out == stays || r.o.Effect == Do) {

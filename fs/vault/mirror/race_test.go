@@ -1,11 +1,13 @@
 package mirror_test
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -104,4 +106,29 @@ func TestPatchIsDurableBeforeItsTime(t *testing.T) {
 		t.Errorf("got %q", calls)
 	}
 	treetest.Same(t, v, src)
+}
+
+// lacking is a destination that another removes meanwhile.
+type lacking struct{ backing.Dir }
+
+func (l lacking) Dup() (backing.Dir, error) { return l, nil }
+func (l lacking) Close() error              { return nil }
+func (l lacking) Open(string, int, uint32) (backing.File, error) {
+	return nil, syscall.ENOENT
+}
+func (l lacking) OpenDir(string) (backing.Dir, error) { return nil, syscall.ENOENT }
+
+// What is not there in the destination is no file that is gone from the source.
+func TestDestinationGoes(t *testing.T) {
+	src, path := treetest.Plain(t)
+	treetest.WriteFile(t, src, "file", []byte("content"))
+	if err := os.Mkdir(filepath.Join(path, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var c told
+	_, err := mirror.Run(t.Context(), src, lacking{treetest.Vault(t)}, mirror.Options{Trouble: func(path string, _ error) { c.add("", path) }})
+	slices.Sort(c.list)
+	if !errors.Is(err, mirror.ErrIncomplete) || !slices.Equal(c.list, []string{" dir", " file"}) {
+		t.Errorf("got %v, told of %q", err, c.list)
+	}
 }

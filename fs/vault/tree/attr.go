@@ -83,9 +83,10 @@ func ReadXattrs(o Object) (Xattrs, error) {
 	return x, nil
 }
 
-// Copied says whether an attribute goes with a file: not labels that a system gives by itself.
+// Copied says whether an attribute goes with a file: not labels that a system gives by itself, nor what a vault
+// says of its files, which nobody sets.
 func Copied(name string) bool {
-	return strings.HasPrefix(name, "user.") || name == "system.posix_acl_access" || name == "system.posix_acl_default" ||
+	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.kmsfs.") || name == "system.posix_acl_access" || name == "system.posix_acl_default" ||
 		os.Geteuid() == 0 && (strings.HasPrefix(name, "trusted.") || name == "security.capability")
 }
 

@@ -96,3 +96,17 @@ func TestAttrsOfUser(t *testing.T) {
 		}
 	}
 }
+
+// What a vault says of its files in attributes of its own goes with none: it could not be set.
+func TestAttrsOfVaults(t *testing.T) {
+	d, _ := treetest.Plain(t)
+	treetest.WriteFile(t, d, "file", nil)
+	for _, name := range []string{"user.kmsfs.file-id", "user.other"} {
+		if err := d.SetxattrAt("file", name, []byte("x"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if x, err := tree.ReadXattrs(tree.Named(d, "file")); err != nil || len(x) != 1 || x["user.other"] == nil {
+		t.Errorf("got %q, %v", x, err)
+	}
+}
