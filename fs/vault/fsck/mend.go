@@ -32,6 +32,8 @@ type mender struct {
 	sc  *sidecar.Sidecar
 	dir *vault.Node // lost+found, with a reference; nil until needed
 	all []Mended
+
+	name string // of dir
 }
 
 // settleAtOnce is how many files are held to be settled.
@@ -148,24 +150,27 @@ func (m *mender) node(stored string) (*vault.Node, error) {
 	return n, nil
 }
 
-// lostFound is the directory of that name in the root of the vault, which is made where it is missing.
+// lostFound is the directory of that name in the root of the vault, which is made where it is missing; with a number after it where
+// the name is that of something else.
 func (m *mender) lostFound() (*vault.Node, error) {
-	if m.dir != nil {
-		return m.dir, nil
+	for i := 1; m.dir == nil; i++ {
+		if m.name = LostFound; i > 1 {
+			m.name = fmt.Sprintf("%s.%d", LostFound, i)
+		}
+		n, _, err := m.v.Lookup(m.v.Root(), m.name)
+		if errors.Is(err, syscall.ENOENT) {
+			n, _, err = m.v.Mkdir(m.v.Root(), m.name, 0o700, vault.Caller{})
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n.Kind() == syscall.S_IFDIR {
+			m.dir = n
+		} else {
+			m.v.Forget(n, 1)
+		}
 	}
-	n, _, err := m.v.Lookup(m.v.Root(), LostFound)
-	if errors.Is(err, syscall.ENOENT) {
-		n, _, err = m.v.Mkdir(m.v.Root(), LostFound, 0o700, vault.Caller{})
-	}
-	if err != nil {
-		return nil, err
-	}
-	if n.Kind() != syscall.S_IFDIR {
-		m.v.Forget(n, 1)
-		return nil, fmt.Errorf("%s is no directory: %w", LostFound, syscall.ENOTDIR)
-	}
-	m.dir = n
-	return n, nil
+	return m.dir, nil
 }
 
 // adopt moves something whose name is not known to lost+found, under a name that tells what it is.
@@ -195,7 +200,7 @@ func (m *mender) adopt(f Finding, stored string) error {
 		}
 		if err == nil {
 			f.Stored = stored
-			m.done(f, "moved to "+path.Join(LostFound, try))
+			m.done(f, "moved to "+path.Join(m.name, try))
 		}
 		return gone(err)
 	}

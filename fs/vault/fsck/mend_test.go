@@ -12,6 +12,8 @@ import (
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
 	"kmsfs/fs/vault/fsck"
+	"kmsfs/fs/vault/tree/treetest"
+	"kmsfs/fs/vault/view"
 )
 
 // syncs tells what Mend had erased when it first made all durable.
@@ -73,6 +75,26 @@ func TestHugeTable(t *testing.T) {
 	}
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// Where lost+found is a file another directory gets what is misplaced.
+func TestLostFoundTaken(t *testing.T) {
+	w := newWorld(t)
+	w.open(vault.ReadWrite, func(v *vault.Vault) {
+		treetest.WriteFile(t, view.Root(t.Context(), v), fsck.LostFound, []byte("mine"))
+	})
+	w.want[fsck.LostFound] = []byte("mine")
+	p := w.large()[0]
+	w.must(os.Rename(w.path(p), w.path(strings.ReplaceAll(p, "/", "")[:20])))
+	moved := w.missing()
+	for range 2 {
+		for _, m := range w.mendAll() {
+			if m.Kind == fsck.Misplaced && !strings.HasPrefix(m.Done, "moved to lost+found.2/") {
+				t.Errorf("%+v", m)
+			}
+		}
+		w.same(moved)
 	}
 }
 
