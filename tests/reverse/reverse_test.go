@@ -195,6 +195,7 @@ func TestSmallChange(t *testing.T) {
 		return sent
 	}
 	rsync()
+	time.Sleep(1100 * time.Millisecond) // rsync compares whole seconds
 	lab.Run(t, m.Backing, "bash", "-euc", "dd if=/dev/urandom of=large bs=4096 count=1 seek=5000 conv=notrunc status=none")
 	time.Sleep(1100 * time.Millisecond)
 	if sent := rsync(); sent == 0 || sent > 64<<10 { // in blocks of 8 KiB
