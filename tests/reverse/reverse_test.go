@@ -335,7 +335,7 @@ func TestGrows(t *testing.T) {
 	if err := os.Chtimes(src, old, old); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(2100 * time.Millisecond) // then what is read is kept by the kernel
+	time.Sleep(2100 * time.Millisecond) // then reads go through the cache of the kernel
 	var at string
 	entries, err := os.ReadDir(m.Dir)
 	if err != nil {

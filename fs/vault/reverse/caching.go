@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
 )
 
 // settledFor is how long a file must not have been changed before its times are trusted to show the next change; mappedFor where
@@ -13,9 +14,6 @@ const (
 	settledFor = 2 * time.Second
 	mappedFor  = time.Minute
 )
-
-// closeWait is how long an opening waits for who has the file open with another size.
-const closeWait = 200 * time.Millisecond
 
 // version tells what a file holds from what it held before.
 type version struct {
@@ -36,22 +34,17 @@ const (
 )
 
 // begin notes that the file is opened as it is. A cache knows of one version of it: where the times do not show the next
-// change yet, or somebody still reads another version, nothing is cached. A file has one size for all who have it open: a
-// kernel ends their reads there.
+// change yet, or somebody still reads another version, nothing is cached. A node has one size for all who have it open: a
+// kernel ends their reads there. With another one it is stale, and looked up anew it is another node.
 func (h *Handle) begin(now time.Time) (Caching, error) {
 	n, is := h.n, h.version
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for end := time.Now().Add(closeWait); n.opens > 0 && n.held != h.stored; {
-		if time.Now().After(end) {
-			return CacheNot, ErrChanged
-		}
-		n.mu.Unlock() // a kernel tells late that a file is closed
-		time.Sleep(closeWait / 50)
-		n.mu.Lock()
+	if n.opens > 0 && n.held != h.stored {
+		return CacheNot, vault.ErrStale
 	}
 	n.opens++
-	n.held, h.unforeseen = h.stored, n.told != h.stored
+	n.held, n.heldPlain, h.unforeseen = h.stored, is.size, n.told != h.stored
 	quiet := min(now.Sub(is.mtime.Time()), now.Sub(is.ctime.Time()))
 	mapped := quiet <= mappedFor
 	switch {

@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"testing"
 
+	"kmsfs/fs/vault"
 	"kmsfs/fs/vault/reverse"
 )
 
@@ -40,8 +41,8 @@ func TestPunched(t *testing.T) {
 	}
 }
 
-// TestSizeHeld: for as long as a file is open its attributes have the size that is read; who opens it then with another size fails,
-// for a kernel has one size of a file.
+// TestSizeHeld: for as long as a file is open its attributes have the size that is read; who opens it then with another size
+// has to look it up anew, for a kernel has one size of a node.
 func TestSizeHeld(t *testing.T) {
 	b := newBench(t, 4096)
 	top := b.src.Root()
@@ -62,8 +63,13 @@ func TestSizeHeld(t *testing.T) {
 		if st, err := v.Attr(n); err != nil || st.Size != was.Size {
 			t.Errorf("now of %d bytes: size %d, %v, want %d", size, st.Size, err, was.Size)
 		}
-		if _, _, err := v.Open(n); !errors.Is(err, reverse.ErrChanged) {
+		if _, _, err := v.Open(n); !errors.Is(err, vault.ErrStale) {
 			t.Errorf("now of %d bytes: opened again: %v", size, err)
+		}
+		if again := find(t, v, b.keys(), "log"); again == n {
+			t.Errorf("now of %d bytes: looked up again it is the same node", size)
+		} else {
+			read(t, v, again)
 		}
 	}
 	h.Close()

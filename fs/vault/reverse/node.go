@@ -45,12 +45,13 @@ type Node struct {
 	refs, pins int64 // of the caller, and of children; guarded by table.mu
 	dead       bool  // guarded by table.mu
 
-	mu    sync.Mutex        // guards what follows; a leaf
-	long  map[string]string // of a directory: the names of its long entries, as last listed
-	seen  version           // of the file what may be cached
-	opens int               // handles of the file
-	held  int64             // its stored size for as long as it has handles
-	told  int64             // its stored size in the attributes that were shown last
+	mu        sync.Mutex        // guards what follows; a leaf
+	long      map[string]string // of a directory: the names of its long entries, as last listed
+	seen      version           // of the file what may be cached
+	opens     int               // handles of the file
+	held      int64             // its stored size for as long as it has handles, and heldPlain that in the source
+	heldPlain int64
+	told      int64 // its stored size in the attributes that were shown last
 }
 
 // ID returns the number that names the node while it is referred to; the root's is 1.
@@ -122,7 +123,7 @@ func (t *table) intern(at child, parent *Node, st *backing.Stat, ino uint64) *No
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.at[at]
-	if n == nil || n.dev != st.Dev || n.srcIno != st.Ino || n.kind != st.Mode&sIFMT { // another file has taken the name
+	if n == nil || n.dev != st.Dev || n.srcIno != st.Ino || n.kind != st.Mode&sIFMT || n.outgrown(st.Size) { // another file has taken the name
 		t.next++
 		n = &Node{id: t.next, role: at.role, parent: parent, name: at.name, kind: st.Mode & sIFMT, dev: st.Dev, srcIno: st.Ino, ino: ino}
 		if at.role == plain {
@@ -134,6 +135,13 @@ func (t *table) intern(at child, parent *Node, st *backing.Stat, ino uint64) *No
 	}
 	n.refs++
 	return n
+}
+
+// outgrown says whether the file is open with another size than that of the source now.
+func (n *Node) outgrown(size int64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.opens > 0 && n.heldPlain != size
 }
 
 // Node returns the node with the given id, nil where there is none.
