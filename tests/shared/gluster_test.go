@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,6 +90,7 @@ func startGluster(t *testing.T) *volume {
 		}
 	}
 	need("private mounts", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	need("the mounts of others", letGoOfMounts())
 	need("/proc", unix.Mount("proc", "/proc", "proc", 0, ""))
 	need("the loopback interface", tell(exec.Command("ip", "link", "set", "lo", "up")))
 	for _, dir := range []string{"/run", "/var/lib/glusterd", "/var/log/glusterfs"} {
@@ -148,6 +150,26 @@ end-volume
 		}))
 	}
 	return v
+}
+
+// letGoOfMounts takes away, in this namespace, what other tests have mounted when it was made: their daemons and disks would be
+// kept until it ends.
+func letGoOfMounts() error {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(b), "\n")
+	for _, line := range slices.Backward(lines) { // what is mounted on something comes after it
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		if strings.HasPrefix(f[4], os.TempDir()+"/") || strings.Contains(line, " - fuse") {
+			_ = unix.Unmount(f[4], unix.MNT_DETACH) // those below another one have gone with it
+		}
+	}
+	return nil
 }
 
 const host = "127.0.0.2" // 127.0.0.1 is refused for bricks
