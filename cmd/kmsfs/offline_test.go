@@ -137,6 +137,11 @@ func TestSync(t *testing.T) {
 	b.fails(2, "--manifest", "kmsfs manifest", "sync --manifest m v back")
 	b.mkdir("empty")
 	b.ok("sync --no-delete empty v:sub/more")
+	b.fails(2, "empty is empty", "--allow-empty", "sync empty v")
+	b.ok("sync --allow-empty empty v")
+	if got := b.ok("find v"); got != "" {
+		t.Errorf("left: %s", got)
+	}
 }
 
 // sortedLines are the lines in order.

@@ -20,13 +20,13 @@ import (
 // syncFlags are the flags of sync.
 type syncFlags struct {
 	storeFlags
-	out                                 outputFlags
-	checksum, noDelete, dryRun, verbose bool
-	oneFileSystem, wholeFile            bool
-	exclude                             []string
-	excludeFrom                         []string
-	parallel                            int
-	manifest                            string
+	out                                  outputFlags
+	checksum, noDelete, dryRun, verbose  bool
+	oneFileSystem, wholeFile, allowEmpty bool
+	exclude                              []string
+	excludeFrom                          []string
+	parallel                             int
+	manifest                             string
 }
 
 // place is a directory, or one in a vault, as the command line names it.
@@ -63,7 +63,7 @@ piece by piece, so that little of the vault changes and copies of it stay increm
 new until the next run; with --whole-file a new one takes its place. All other files are replaced as a whole. It may be interrupted, and goes on with the next run.
 
 --exclude takes patterns of gitignore(5), from the root of SRC; what they match is left alone on both sides. What could not be done is
-told of, and the exit code is then not 0.`,
+told of, and the exit code is then not 0. A SRC that is empty, as where a disk is not mounted, is refused unless DEST is too.`,
 		Example: `  kmsfs sync /srv/data ~/vault
   kmsfs sync --dry-run --exclude '*.tmp' --exclude /cache /srv/data ~/vault:data
   kmsfs sync --manifest vault.manifest /srv/data ~/vault && rsync -a --delete ~/vault backup:
@@ -77,6 +77,7 @@ told of, and the exit code is then not 0.`,
 	f.BoolVarP(&s.verbose, "verbose", "v", false, "print what is done: + made, ~ changed, . attributes, - removed")
 	f.BoolVarP(&s.checksum, "checksum", "c", false, "compare the content of files, not size and time")
 	f.BoolVar(&s.noDelete, "no-delete", false, "keep what SRC does not have")
+	f.BoolVar(&s.allowEmpty, "allow-empty", false, "empty DEST where SRC is empty")
 	f.StringArrayVar(&s.exclude, "exclude", nil, "leave alone what matches `PATTERN`, as in .gitignore; may be given several times")
 	f.StringArrayVar(&s.excludeFrom, "exclude-from", nil, "the same, for the patterns in `FILE`")
 	f.BoolVarP(&s.oneFileSystem, "one-file-system", "x", false, "do not enter other file systems mounted in SRC")
@@ -150,6 +151,9 @@ func (a *app) sync(ctx context.Context, s *syncFlags, src, dest string) error {
 			access = vault.ReadOnly
 		}
 		return a.at(ctx, &s.storeFlags, to, access, func(target backing.Dir) error {
+			if err := s.notEmpty(from, source, target); err != nil {
+				return err
+			}
 			return a.mirror(ctx, s, o, m, source, target)
 		})
 	})
@@ -233,6 +237,21 @@ func (a *app) at(ctx context.Context, s *storeFlags, p place, access vault.Acces
 		return err
 	}
 	return d.SyncFS()
+}
+
+// notEmpty refuses to empty a destination because the source is: a disk that is not mounted looks so.
+func (s *syncFlags) notEmpty(from place, source, target backing.Dir) error {
+	if s.noDelete || s.dryRun || s.allowEmpty {
+		return nil
+	}
+	names, err := tree.List(source)
+	if err != nil || len(names) > 0 {
+		return err
+	}
+	if names, err = tree.List(target); err != nil || len(names) == 0 {
+		return err
+	}
+	return hintf(faultf(errUsage, "%s is empty, and all that is in the destination would be removed", from.arg), "is it mounted? --allow-empty if that is meant")
 }
 
 // syncSummary is the last line of sync.
