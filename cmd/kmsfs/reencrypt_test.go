@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -237,11 +238,19 @@ func TestReencryptMounted(t *testing.T) {
 	compare()
 	// Interrupted by the caller.
 	cmd := b.command("reencrypt", "v")
-	if err := cmd.Start(); err != nil {
+	cmd.Stdout = nil
+	lines, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(60 * time.Millisecond)
+	if _, err := lines.Read(make([]byte, 1)); err != nil { // it is at work
+		t.Fatal(err)
+	}
 	sendSignal(t, cmd.Process.Pid, syscall.SIGINT)
+	io.Copy(io.Discard, lines)
 	var exit *exec.ExitError
 	if err := cmd.Wait(); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 130) {
 		t.Errorf("interrupted: %v", err)

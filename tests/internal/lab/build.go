@@ -20,7 +20,7 @@ func Binary(t testing.TB, pkg string) string {
 	t.Helper()
 	root := ModuleRoot(t)
 	touchSources(t, root)
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("kmsfs-bin-%d-%x", os.Geteuid(), sha256.Sum256([]byte(root)))[:40])
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("kmsfs-bin-%d-%x", os.Geteuid(), sha256.Sum256([]byte(root)))[:40]+raceSuffix)
 	if err := ownDir(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func Binary(t testing.TB, pkg string) string {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	bin := filepath.Join(dir, filepath.Base(pkg)+raceSuffix)
+	bin := filepath.Join(dir, filepath.Base(pkg))
 	args := []string{"build", "-o", bin}
 	if raceSuffix != "" {
 		args = append(args, "-race")
