@@ -31,10 +31,7 @@ func TestModel(t *testing.T) {
 			for _, mode := range []string{"tracked", "untracked", "small caches", "shared", "two hosts", "renew", "renew shared", "renew hosts", "renew small"} {
 				t.Run(fmt.Sprintf("%d/%s/%s", chunk, where, mode), func(t *testing.T) {
 					t.Parallel()
-					steps, seeds := 400, 1
-					if long(t) {
-						steps, seeds = 4000, 20
-					}
+					steps, seeds := effort(t, 120, 400, 4000), effort(t, 1, 1, 20)
 					for seed := range seeds {
 						runModel(t, chunk, where, mode, steps, uint64(seed))
 					}

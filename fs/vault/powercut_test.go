@@ -24,7 +24,7 @@ type history struct {
 // of a write, with any subset of what was not synced lost, by pages or by sectors, and again while the vault recovers.
 // Whatever was synced reads back, each chunk as it was then or as it was written since; nothing of it is refused.
 func TestPowerCut(t *testing.T) {
-	lists, stride, policies := effort(t, 2, 12, 300), effort[int64](t, 101, 43, 1), effort[uint64](t, 3, 3, 6)
+	lists, stride, policies := effort(t, 1, 12, 300), effort[int64](t, 211, 43, 1), effort[uint64](t, 3, 3, 6)
 	var cuts atomic.Uint64
 	t.Cleanup(func() { t.Logf("%d cut points, %d crash states", cuts.Load(), cuts.Load()*policies) })
 	for _, chunk := range []int{4096, 65536} {
