@@ -90,7 +90,7 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, path string) (err error) {
 	if f.repair {
 		access = vault.ReadWrite
 	}
-	o, err := a.openVault(ctx, &f.storeFlags, p.Vault, access)
+	o, err := a.openPlan(ctx, &f.storeFlags, p, access)
 	if err != nil {
 		return err
 	}

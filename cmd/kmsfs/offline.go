@@ -44,7 +44,7 @@ func (a *app) withPlain(ctx context.Context, s *storeFlags, path string, access 
 		}
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // little is alive at any time: a fifth less processor time
-	o, err := a.openVault(ctx, s, p.Vault, access)
+	o, err := a.openPlan(ctx, s, p, access)
 	if err != nil {
 		return err
 	}
@@ -94,6 +94,12 @@ func terminal(w any) (*os.File, bool) {
 	return f, ok && term.IsTerminal(int(f.Fd()))
 }
 
+// byteBar is a progress bar of bytes whose end is not known.
+func byteBar(f *os.File) *progressbar.ProgressBar {
+	return progressbar.NewOptions64(-1, progressbar.OptionSetWriter(f), progressbar.OptionShowBytes(true),
+		progressbar.OptionSetElapsedTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+}
+
 // meter shows on a terminal how a long work goes on, and tells of what failed. Its methods are safe for concurrent use.
 type meter struct {
 	a      *app
@@ -108,8 +114,7 @@ type meter struct {
 func (a *app) newMeter() *meter {
 	m := &meter{a: a, began: time.Now()}
 	if f, ok := terminal(a.stderr); ok {
-		m.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(f), progressbar.OptionShowBytes(true),
-			progressbar.OptionSetElapsedTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+		m.bar = byteBar(f)
 	}
 	return m
 }

@@ -91,6 +91,11 @@ func (a *app) openVault(ctx context.Context, s *storeFlags, path string, access 
 	if err != nil {
 		return nil, err
 	}
+	return a.openPlan(ctx, s, p, access)
+}
+
+// openPlan is openVault of the vault that vaultPlan has found.
+func (a *app) openPlan(ctx context.Context, s *storeFlags, p mountPlan, access vault.Access) (*openedVault, error) {
 	keys, err := a.openKeys(ctx, s, p)
 	if err != nil {
 		return nil, err

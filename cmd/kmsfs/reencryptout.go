@@ -3,12 +3,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 
 	"kmsfs/fs/vault"
 )
@@ -42,9 +40,8 @@ type reencryptSummary struct {
 
 func newReencryptOutput(a *app, r *reencryptFlags) *reencryptOutput {
 	o := &reencryptOutput{a: a, r: r, began: time.Now()}
-	if f, ok := a.stderr.(*os.File); ok && !r.out.json && term.IsTerminal(int(f.Fd())) {
-		o.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(f), progressbar.OptionShowBytes(true),
-			progressbar.OptionSetElapsedTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+	if f, ok := terminal(a.stderr); ok && !r.out.json {
+		o.bar = byteBar(f)
 	}
 	return o
 }

@@ -2,13 +2,11 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 
 	"kmsfs/fs/vault/check"
 )
@@ -30,9 +28,8 @@ const lineEvery = 30 * time.Second
 
 func newVerifyOutput(a *app, v *verifyFlags) *verifyOutput {
 	o := &verifyOutput{a: a, v: v, last: time.Now(), quiet: v.out.json}
-	if f, ok := a.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		o.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(f), progressbar.OptionShowBytes(true),
-			progressbar.OptionSetElapsedTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+	if f, ok := terminal(a.stderr); ok {
+		o.bar = byteBar(f)
 	}
 	return o
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault/tree"
 )
@@ -147,7 +148,7 @@ type tail struct {
 
 func (t *tail) Read(p []byte) (int, error) {
 	n, err := t.r.Read(p)
-	if tree.IsZero(p[:n]) {
+	if envelope.IsZero(p[:n]) {
 		t.zeros += n
 	} else {
 		t.zeros = n - len(bytes.TrimRight(p[:n], "\x00"))
@@ -486,7 +487,7 @@ const holeLen = 4096
 
 // writePiece writes p at off, which is a multiple of holeLen, but for zeros that are holes.
 func writePiece(f backing.File, p []byte, off int64, s sparseness) error {
-	zeros := func(i int) bool { return s == holesKept && tree.IsZero(p[i:min(i+holeLen, len(p))]) }
+	zeros := func(i int) bool { return s == holesKept && envelope.IsZero(p[i:min(i+holeLen, len(p))]) }
 	for i := 0; i < len(p); {
 		if zeros(i) {
 			i += holeLen

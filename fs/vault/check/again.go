@@ -47,7 +47,7 @@ func Again(ctx context.Context, top backing.Dir, o Options, findings []Finding) 
 			items = append(items, c.again(f)...)
 			continue
 		}
-		dir, name := split(f.Stored)
+		dir, name := walk.Split(f.Stored)
 		if f.Kind != Name {
 			items = append(items, c.again(f)...)
 			continue
@@ -77,7 +77,7 @@ func Again(ctx context.Context, top backing.Dir, o Options, findings []Finding) 
 // again is what looks at one finding anew: nothing where it has gone.
 func (c *checker) again(f Finding) []item {
 	at := place{f.Stored, f.Path}
-	dir, name := split(f.Stored)
+	dir, name := walk.Split(f.Stored)
 	h, err := walk.Open(c.top, dir)
 	if err != nil {
 		c.fault(Directory, at, err)
@@ -85,7 +85,7 @@ func (c *checker) again(f Finding) []item {
 	}
 	defer h.Close()
 	i := item{place: place{stored: dir}}
-	i.plain, _ = split(f.Path)
+	i.plain, _ = walk.Split(f.Path)
 	if f.Stored == "" {
 		i.place = at
 	} else if kind, err := kindOf(h, backing.Entry{Name: name}); err != nil {
@@ -94,7 +94,7 @@ func (c *checker) again(f Finding) []item {
 	} else if kind == syscall.S_IFDIR {
 		i.place, dir = at, f.Stored
 	} else {
-		_, plain := split(f.Path)
+		_, plain := walk.Split(f.Path)
 		i.entries = []entry{{name: name, plain: plain, kind: kind}}
 	}
 	if c.v != nil {
@@ -110,8 +110,8 @@ func (c *checker) again(f Finding) []item {
 func (c *checker) relist(dir string, some map[string]bool, findings []Finding) []item {
 	i := item{place: place{stored: dir}}
 	for _, f := range findings {
-		if d, _ := split(f.Stored); d == dir && f.Kind == Name {
-			i.plain, _ = split(f.Path)
+		if d, _ := walk.Split(f.Stored); d == dir && f.Kind == Name {
+			i.plain, _ = walk.Split(f.Path)
 		}
 	}
 	h, err := walk.Open(c.top, dir)
@@ -137,7 +137,7 @@ func (c *checker) relist(dir string, some map[string]bool, findings []Finding) [
 	}
 	found := c.res.Findings[before:]
 	c.res.Findings = append(c.res.Findings[:before], slices.DeleteFunc(found, func(f Finding) bool {
-		_, name := split(f.Stored)
+		_, name := walk.Split(f.Stored)
 		return f.Kind == Name && !some[name]
 	})...)
 	var items []item

@@ -280,12 +280,6 @@ func merge(in []Range) []Range {
 	return out
 }
 
-// split is a path of stored or plaintext names, the last apart.
-func split(path string) (dir, name string) {
-	i := strings.LastIndexByte(path, '/')
-	return path[:max(i, 0)], path[i+1:]
-}
-
 // nodeOf returns the directory with a stored path, with a reference.
 func (c *checker) nodeOf(path string) (*vault.Node, error) {
 	n := c.v.Root()

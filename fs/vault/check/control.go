@@ -70,7 +70,7 @@ func (c *checker) table(p *sidecar.Part) error {
 func (c *checker) tablesAgain(findings []Finding) error {
 	seen := map[uint64]bool{}
 	for _, f := range findings {
-		_, name := split(f.Stored)
+		_, name := walk.Split(f.Stored)
 		id, ok := envelope.ParseTableName(name)
 		if c.keys == nil || !ok || seen[id] || f.Stored != tablePath(id) {
 			continue

@@ -55,7 +55,7 @@ func Repair(ctx context.Context, top backing.Dir, volume envelope.VolumeID, find
 		return nil, err
 	}
 	for _, f := range findings {
-		_, name := split(f.Stored)
+		_, name := walk.Split(f.Stored)
 		if id, ok := envelope.ParseTableName(name); ok && f.Kind == Table && r.keys != nil && f.Stored == tablePath(id) {
 			if n, err := r.keys.Mendable(id); err == nil && n > 0 {
 				return nil, fmt.Errorf("%s: %w", f.Stored, ErrMendable)
@@ -110,7 +110,7 @@ func MendTables(top backing.Dir, volume envelope.VolumeID, findings []Finding) (
 	}
 	defer keys.Close()
 	for _, f := range findings {
-		_, name := split(f.Stored)
+		_, name := walk.Split(f.Stored)
 		id, ok := envelope.ParseTableName(name)
 		if f.Kind != Table || !ok {
 			continue
@@ -127,7 +127,7 @@ func MendTables(top backing.Dir, volume envelope.VolumeID, findings []Finding) (
 // dir returns the directory at a path in the vault, which is made if need be.
 func (r *repair) dir(path string) (backing.Dir, error) {
 	if !r.made[path] && path != "" {
-		up, name := split(path)
+		up, name := walk.Split(path)
 		d, err := r.dir(up)
 		if err != nil {
 			return nil, err
@@ -143,7 +143,7 @@ func (r *repair) dir(path string) (backing.Dir, error) {
 
 // move moves a stored name, and the companions of a long one after it.
 func (r *repair) move(stored string) (to string, err error) {
-	up, name := split(stored)
+	up, name := walk.Split(stored)
 	from, err := walk.Open(r.top, up)
 	if err != nil {
 		return "", err
@@ -212,7 +212,7 @@ func (r *repair) save(dir, name string, write func(f backing.File) error) error 
 
 // record copies the key table of a damaged record aside, and clears the record.
 func (r *repair) record(f Finding) (to string, err error) {
-	up, name := split(f.Stored)
+	up, name := walk.Split(f.Stored)
 	id, ok := envelope.ParseTableName(name)
 	if !ok || r.keys == nil {
 		return "", syscall.ENOENT
@@ -294,7 +294,7 @@ func copySparse(to, from backing.File) error {
 
 // attributes copies damaged attributes into files, named as they are, and removes them.
 func (r *repair) attributes(f Finding) (to string, err error) {
-	up, name := split(f.Stored)
+	up, name := walk.Split(f.Stored)
 	d, err := walk.Open(r.top, up)
 	if err != nil {
 		return "", err

@@ -76,7 +76,7 @@ func (f *finder) tables() error {
 
 // remove removes an empty or left-over file of the vault.
 func remove(top backing.Dir, stored string) error {
-	up, name := split(stored)
+	up, name := walk.Split(stored)
 	d, err := walk.Open(top, up)
 	if err != nil {
 		return err
@@ -86,10 +86,4 @@ func remove(top backing.Dir, stored string) error {
 		return err
 	}
 	return nil
-}
-
-// split is a path of stored names, the last apart.
-func split(path string) (dir, name string) {
-	i := strings.LastIndexByte(path, '/')
-	return path[:max(i, 0)], path[i+1:]
 }

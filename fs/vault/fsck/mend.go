@@ -175,7 +175,7 @@ func (m *mender) lostFound() (*vault.Node, error) {
 
 // adopt moves something whose name is not known to lost+found, under a name that tells what it is.
 func (m *mender) adopt(f Finding, stored string) error {
-	up, entry := split(stored)
+	up, entry := walk.Split(stored)
 	from, err := walk.Open(m.top, up)
 	if err != nil {
 		return gone(err)

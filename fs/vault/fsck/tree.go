@@ -217,7 +217,7 @@ func isAside(stored string) bool {
 func (f *finder) aside() error {
 	return walk.Run(f.ctx, 1, []item{{stored: damagedDir}, {stored: e2fsckDir}}, func(q *walk.Queue[item]) (func(item) error, func()) {
 		return func(i item) error {
-			if up, name := split(i.stored); name == check.DamagedAttrs && strings.HasPrefix(up, damagedDir+"/") {
+			if up, name := walk.Split(i.stored); name == check.DamagedAttrs && strings.HasPrefix(up, damagedDir+"/") {
 				return nil
 			}
 			h, err := walk.Open(f.top, i.stored)

@@ -3,7 +3,6 @@ package survey
 import (
 	"context"
 	"errors"
-	"strings"
 	"syscall"
 
 	"kmsfs/envelope"
@@ -30,10 +29,7 @@ func Files(ctx context.Context, top backing.Dir, visit func(Stored)) (unread int
 // File is what Files tells of the file with the given stored names, as it is now; false where it is gone, or has no data key
 // any more.
 func File(top backing.Dir, path string) (s Stored, ok bool, err error) {
-	up, name := "", path
-	if i := strings.LastIndexByte(path, '/'); i >= 0 {
-		up, name = path[:i], path[i+1:]
-	}
+	up, name := walk.Split(path)
 	d, err := walk.Open(top, up)
 	if err != nil {
 		return s, false, goneIsNone(err)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 )
 
@@ -277,7 +278,7 @@ func (c *Copier) punch(dst backing.File, e Extent, buf []byte) (written int64, e
 		if err != nil {
 			return written, err
 		}
-		if !IsZero(buf[:n]) {
+		if !envelope.IsZero(buf[:n]) {
 			if err := dst.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, from, int64(n)); err != nil {
 				clear(buf[:n])
 				if _, err := dst.WriteAt(buf[:n], from); err != nil { // a file system without holes
@@ -289,11 +290,6 @@ func (c *Copier) punch(dst backing.File, e Extent, buf []byte) (written int64, e
 		off = from + int64(n)
 	}
 	return written, nil
-}
-
-// IsZero says whether b has zeros alone.
-func IsZero(b []byte) bool {
-	return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1])
 }
 
 // Same says whether two files of size bytes have the same content. It reads both.

@@ -114,6 +114,12 @@ func Open(top backing.Dir, path string) (backing.Dir, error) {
 	return d, err
 }
 
+// Split is a path of names, the last apart.
+func Split(path string) (dir, name string) {
+	i := strings.LastIndexByte(path, '/')
+	return path[:max(i, 0)], path[i+1:]
+}
+
 // Join is the path of a name in a directory, "" being the top.
 func Join(dir, name string) string {
 	if dir == "" {
