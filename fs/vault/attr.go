@@ -220,7 +220,7 @@ func (v *Vault) SetAttr(ctx context.Context, n *Node, c SetAttr) (Attr, error) {
 	if meta != nil {
 		err = apply(nil, "")
 	} else {
-		err = v.at(n, apply)
+		err = v.atSame(n, apply)
 	}
 	if err != nil {
 		return st, n.fail("set attributes", err)

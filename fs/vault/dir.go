@@ -193,7 +193,7 @@ func (v *Vault) readDirFile(h backing.Dir) (id envelope.DirID, zone string, err 
 func dirFile(h backing.Dir) ([]byte, error) {
 	f, err := h.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
 	if err != nil {
-		return nil, err
+		return nil, planted(envelope.DirFileName, err)
 	}
 	defer f.Close()
 	b := make([]byte, 4*envelope.DirFileSize)
@@ -223,15 +223,15 @@ func (v *Vault) openNodeDir(n *Node) (backing.Dir, error) {
 	}
 	var h backing.Dir
 	err := v.at(n, func(d backing.Dir, entry string) (err error) {
-		h, err = d.OpenDir(entry)
-		if err == nil && v.shared {
-			var st backing.Stat
-			if st, err = h.Stat(); err == nil && (st.Ino != n.ino || st.Dev != n.dev) {
-				err = ErrStale
-			}
-			if err != nil {
-				h.Close()
-			}
+		if h, err = d.OpenDir(entry); err != nil {
+			return replaced(err)
+		}
+		var st backing.Stat
+		if st, err = h.Stat(); err == nil && (st.Ino != n.ino || st.Dev != n.dev) {
+			err = ErrStale // names sealed for the one would be put into the other
+		}
+		if err != nil {
+			h.Close()
 		}
 		return err
 	})
@@ -343,6 +343,16 @@ func (v *Vault) at(n *Node, f func(d backing.Dir, entry string) error) error {
 			v.nodes.dropPlace(n, place{p, entry})
 		}
 	}
+}
+
+// atSame is at for a change by name: it fails with ErrStale where something else has the name.
+func (v *Vault) atSame(n *Node, f func(d backing.Dir, entry string) error) error {
+	return v.at(n, func(d backing.Dir, entry string) error {
+		if !v.shared && !isAt(d, entry, n) { // else at has looked
+			return ErrStale
+		}
+		return f(d, entry)
+	})
 }
 
 // callAt calls f if n is still at the place at, in d, which it gives back. gone says that another host has moved, removed or replaced n.

@@ -243,7 +243,7 @@ func (v *Vault) openFile(n *Node) (*file, error) {
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, replaced(err)
 	}
 	if st.Ino != n.ino || st.Dev != n.dev {
 		f.bf.Close()

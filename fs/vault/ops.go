@@ -343,7 +343,7 @@ func (v *Vault) Readlink(n *Node) (string, error) {
 		return err
 	})
 	if err != nil {
-		return "", n.fail("readlink", err)
+		return "", n.fail("readlink", replaced(err))
 	}
 	target, err := v.keys.OpenTarget(stored)
 	return target, n.fail("readlink", err)
@@ -422,7 +422,10 @@ func (v *Vault) linkByName(n, at *Node, s, d *dirState, entry string) error {
 	if p != at {
 		return errAgain
 	}
-	if v.shared && !isAt(s.h, from, n) {
+	if !isAt(s.h, from, n) {
+		if !v.shared {
+			return ErrStale
+		}
 		v.nodes.dropPlace(n, place{p, from})
 		return errAgain
 	}

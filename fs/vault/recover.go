@@ -79,7 +79,7 @@ func (v *Vault) startJournal(ctx context.Context, every time.Duration) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return planted(journalDirName, err)
 	}
 	defer dir.Close()
 	found, err := v.readJournal(dir)
@@ -172,7 +172,7 @@ func (v *Vault) readJournalFile(dir backing.Dir, name string) (journalFile, erro
 	j := journalFile{name: name}
 	f, err := dir.Open(name, syscall.O_RDONLY, 0)
 	if err != nil {
-		return j, err
+		return j, planted(name, err)
 	}
 	defer f.Close()
 	st, err := f.Stat()

@@ -267,7 +267,7 @@ func writeAside(dir backing.Dir, aside, name string, b []byte) error {
 		err = e
 	}
 	if err == nil {
-		err = dir.Rename(aside, dir, name, 0)
+		err = planted(name, dir.Rename(aside, dir, name, 0))
 	}
 	if err != nil {
 		return err
@@ -282,7 +282,7 @@ func ReadConfig(top backing.Dir) (*envelope.Config, error) {
 		if errors.Is(err, syscall.ENOENT) {
 			return nil, ErrNotVault
 		}
-		return nil, err
+		return nil, planted(envelope.ControlDir, err)
 	}
 	defer ctl.Close()
 	f, err := ctl.Open(configName, syscall.O_RDONLY, 0)
@@ -290,7 +290,7 @@ func ReadConfig(top backing.Dir) (*envelope.Config, error) {
 		if errors.Is(err, syscall.ENOENT) {
 			return nil, ErrNotVault
 		}
-		return nil, err
+		return nil, planted(configName, err)
 	}
 	defer f.Close()
 	b := make([]byte, envelope.ConfigMax+1)
@@ -351,7 +351,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 	}
 	v.maxSize = 1<<60 - 1
 	if v.ctlDir, err = top.OpenDir(envelope.ControlDir); err != nil {
-		return nil, err
+		return nil, planted(envelope.ControlDir, err)
 	}
 	if err = v.takeLock(); err != nil {
 		return nil, err
@@ -369,7 +369,7 @@ func Open(ctx context.Context, top backing.Dir, ks keysource.Keysource, o Option
 			}
 		}
 		if err != nil && !v.readOnly {
-			return nil, err
+			return nil, planted(tmpName, err)
 		}
 	}
 	st, err := top.Stat()
@@ -460,7 +460,7 @@ func (v *Vault) takeLock() (err error) {
 	}
 	f, err := v.ctlDir.Open(lockName, syscall.O_RDWR|syscall.O_CREAT, 0o600)
 	if err != nil {
-		return err
+		return planted(lockName, err)
 	}
 	f.Close()
 	mode := backing.LockExclusive
@@ -478,7 +478,7 @@ func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil, ErrLocked
 	}
-	return f, err
+	return f, planted(lockName, err)
 }
 
 // LockAlone takes the lock of the vault whose directory .kmsfs is ctl as an exclusive mount does; closing what it returns

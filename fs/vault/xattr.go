@@ -32,8 +32,16 @@ func namespaced(name string) bool {
 	return false
 }
 
-// withMeta calls f with what n's attributes are reached by, and with n's file where it is regular and open.
-func (v *Vault) withMeta(n *Node, f func(m backing.Meta) error) error {
+// withMeta calls f with what n's attributes are reached by.
+func (v *Vault) withMeta(n *Node, f func(m backing.Meta) error) error { return v.metaAt(n, v.at, f) }
+
+// changeMeta is withMeta for a change of them.
+func (v *Vault) changeMeta(n *Node, f func(m backing.Meta) error) error {
+	return v.metaAt(n, v.atSame, f)
+}
+
+// metaAt is withMeta with the way to go where n is reached by a name.
+func (v *Vault) metaAt(n *Node, at func(n *Node, f func(d backing.Dir, entry string) error) error, f func(m backing.Meta) error) error {
 	if file := n.openFile(); file != nil {
 		defer file.release()
 		return f(file.handle())
@@ -45,7 +53,7 @@ func (v *Vault) withMeta(n *Node, f func(m backing.Meta) error) error {
 		defer d.put()
 		return f(d.h)
 	}
-	return v.at(n, func(d backing.Dir, entry string) error { return f(named{d, entry}) })
+	return at(n, func(d backing.Dir, entry string) error { return f(named{d, entry}) })
 }
 
 // owner returns the id that n's attributes are bound to. Only directories and regular files that are not empty have one.
@@ -212,7 +220,7 @@ func (v *Vault) Setxattr(ctx context.Context, n *Node, name string, value []byte
 	}
 	if name == aclAccess || name == aclDefault {
 		defer v.forgetACL(n)
-		return v.withMeta(n, func(m backing.Meta) error { return m.Setxattr(name, value, flags) })
+		return v.changeMeta(n, func(m backing.Meta) error { return m.Setxattr(name, value, flags) })
 	}
 	if n.kind == sIFDIR && name == XattrZone {
 		return v.setZoneXattr(ctx, n, string(value), flags)
@@ -243,7 +251,7 @@ func (v *Vault) Setxattr(ctx context.Context, n *Node, name string, value []byte
 			return f.bf.Setxattr(v.keys.XattrName(id, name), sealed, flags)
 		}
 	}
-	return v.withMeta(n, func(m backing.Meta) error { return m.Setxattr(v.keys.XattrName(id, name), sealed, flags) })
+	return v.changeMeta(n, func(m backing.Meta) error { return m.Setxattr(v.keys.XattrName(id, name), sealed, flags) })
 }
 
 // bindXattrs returns the id that n's attributes are bound to, giving a file a key and marking its header where needed.
@@ -292,7 +300,7 @@ func (v *Vault) Removexattr(ctx context.Context, n *Node, name string) error {
 	}
 	if name == aclAccess || name == aclDefault {
 		defer v.forgetACL(n)
-		return v.withMeta(n, func(m backing.Meta) error { return m.Removexattr(name) })
+		return v.changeMeta(n, func(m backing.Meta) error { return m.Removexattr(name) })
 	}
 	if n.kind == sIFDIR && name == XattrZone {
 		return v.removeZoneXattr(ctx, n)
@@ -307,7 +315,7 @@ func (v *Vault) Removexattr(ctx context.Context, n *Node, name string) error {
 	if !ok {
 		return syscall.ENODATA
 	}
-	return v.withMeta(n, func(m backing.Meta) error { return m.Removexattr(v.keys.XattrName(id, name)) })
+	return v.changeMeta(n, func(m backing.Meta) error { return m.Removexattr(v.keys.XattrName(id, name)) })
 }
 
 // forgetACL makes the next creation in n look again whether it has a default ACL.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 )
 
@@ -61,6 +62,9 @@ func (s *Sidecar) openLock() (backing.File, error) {
 	f, err := s.ctl.Open(lockName, syscall.O_RDWR, 0)
 	if errors.Is(err, syscall.ENOENT) {
 		f, err = s.ctl.Open(lockName, syscall.O_RDWR|syscall.O_CREAT, 0o600)
+	}
+	if otherKind(err) {
+		return nil, fmt.Errorf("%w: .kmsfs/%s is no file: %w", envelope.ErrCorrupt, lockName, err)
 	}
 	if err != nil {
 		return nil, err
