@@ -424,6 +424,8 @@ func (f *file) readHeader(stored int64) error {
 	switch {
 	case stored < envelope.BlockSize:
 		return fmt.Errorf("%w: cut short", ErrCorrupt)
+	case n > f.v.maxSize:
+		return fmt.Errorf("%w: it is longer than a file can be", ErrCorrupt)
 	case h.Flags&envelope.FlagExact != 0 && n != f.floor:
 		return fmt.Errorf("%w: it is %d bytes long and was %d", ErrCorrupt, n, f.floor)
 	case n < f.floor:

@@ -152,7 +152,6 @@ func (f *file) punch(from, to uint64) error {
 	if err := f.voidRecords(); err != nil {
 		return err
 	}
-	geo := &f.v.geo
 	changed := false
 	for n := from / envelope.ChunksPerGroup; n <= (to-1)/envelope.ChunksPerGroup; n++ {
 		next, err := f.nextGroup(n)
@@ -195,15 +194,31 @@ func (f *file) punch(from, to uint64) error {
 	if err := f.bf.DataSync(); err != nil {
 		return err
 	}
-	for n := from / envelope.ChunksPerGroup; n <= (to-1)/envelope.ChunksPerGroup; n++ {
-		a, b := max(from, n*envelope.ChunksPerGroup), min(to, (n+1)*envelope.ChunksPerGroup)
-		err := f.bf.Allocate(fallocKeepSize|fallocPunchHole, geo.ChunkOffset(a), int64(b-a)*geo.ChunkSize())
+	return f.giveBack(from, to)
+}
+
+// giveBack frees the space of the chunks [from, to), which are holes, and leaves index blocks alone.
+func (f *file) giveBack(from, to uint64) error {
+	geo := &f.v.geo
+	at, end := geo.ChunkOffset(from), geo.ChunkOffset(to-1)+geo.ChunkSize()
+	for n := from/envelope.ChunksPerGroup + 1; at < end; n++ {
+		next, err := f.nextGroup(n) // over what was never written: there are no index blocks
+		if err != nil {
+			return err
+		}
+		n = next
+		upTo := min(end, geo.IndexOffset(n))
+		err = f.bf.Allocate(fallocKeepSize|fallocPunchHole, at, upTo-at)
 		if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) {
 			return nil // they read as zeros; only the space stays
 		}
 		if err != nil {
 			return err
 		}
+		if upTo == end {
+			return nil
+		}
+		at = upTo + envelope.BlockSize
 	}
 	return nil
 }

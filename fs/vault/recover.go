@@ -137,12 +137,21 @@ type journalFile struct {
 	name    string
 	epoch   uint64
 	records []envelope.JournalRecord
+	size    int64 // bytes that the records hold on to
 }
+
+// journalsMost bounds what is read of all files of the journal together, which is in memory then: a mount leaves two, and holds
+// back of each what it cannot put in place.
+const journalsMost = 16 * 2 * segmentMost
+
+// heldName is the name of the file for what is held back of the journal file of an epoch.
+func heldName(epoch uint64) string { return fmt.Sprintf("%s%016x", heldPrefix, epoch) }
 
 // readJournal reads all files of the journal, the oldest first. What does not verify ends a file: it was under way when
 // the machine died.
 func (v *Vault) readJournal(dir backing.Dir) ([]journalFile, error) {
 	var found []journalFile
+	var total int64
 	var names []string
 	if err := dir.ReadDir(func(e backing.Entry) bool {
 		names = append(names, e.Name)
@@ -161,6 +170,13 @@ func (v *Vault) readJournal(dir backing.Dir) ([]journalFile, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if strings.HasPrefix(name, heldPrefix) && name != heldName(j.epoch) {
+			v.log.Warn("a journal file has the name of another one, and is left out", "name", name)
+			continue
+		}
+		if total += j.size; total > journalsMost {
+			return nil, fmt.Errorf("%w: all files together are larger than mounts leave them", ErrCorrupt)
 		}
 		found = append(found, j)
 	}
@@ -185,6 +201,7 @@ func (v *Vault) readJournalFile(dir backing.Dir, name string) (journalFile, erro
 		return j, err
 	}
 	b = b[:n]
+	j.size = int64(n)
 	h, err := v.keys.ParseJournalHeader(b)
 	if err != nil {
 		return j, err
@@ -388,7 +405,7 @@ func (v *Vault) scan(d backing.Dir, path []string, use func(id envelope.FileID, 
 func (v *Vault) shelve(dir backing.Dir, found []journalFile) error {
 	for _, j := range found {
 		j.records = slices.DeleteFunc(j.records, func(r envelope.JournalRecord) bool { return !v.recovery.has(r.ID) })
-		name := fmt.Sprintf("%s%016x", heldPrefix, j.epoch)
+		name := heldName(j.epoch)
 		if len(j.records) > 0 {
 			if err := v.holdBack(dir, name, j); err != nil {
 				return err

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"kmsfs/envelope"
@@ -99,9 +100,8 @@ func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalReco
 	switch {
 	case last == nil && whole: // later than all
 		last = blocks[len(blocks)-1]
-	case last == nil:
-		last = blocks[len(blocks)-1]
-		fallthrough
+	case last == nil: // no crash tears a sector: it is damaged, and who reads it will be told
+		return nil
 	case !whole || envelope.BlockToken(last.Block) != there:
 		f.replayed = true
 		if _, err := f.bf.WriteAt(last.Block, 0); err != nil {
@@ -171,12 +171,15 @@ func (f *file) opens(key *envelope.FileKey, b []byte) bool {
 
 // replayChunks puts chunks in place, each the last one that leads from the entry that is there.
 func (f *file) replayChunks(key *envelope.FileKey, chunks map[uint64][]*envelope.JournalRecord) error {
-	var b [envelope.HeaderSize]byte
+	var b envelope.IndexBlock
 	if got, err := f.bf.ReadAt(b[:], 0); err != nil || got < len(b) {
 		return err
 	}
-	h, err := envelope.ParseHeader(b[:])
+	h, err := b.Header()
 	if err != nil || h.Flags&envelope.FlagInline != 0 {
+		return err
+	}
+	if err := f.verifySector(key, &b, 0, 0); err != nil { // what is put in place depends on what the header says
 		return err
 	}
 	c := f.v.geo.ChunkSize()
@@ -215,11 +218,18 @@ func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.J
 	}
 	sector := envelope.SectorOf(i)
 	from, to := sector, sector
-	if blk.IsZero() {
-		blk.SetHeader(&envelope.Header{Log2: geo.Log2(), ID: f.id, Group: n, Loc: h.Loc})
-		from, to = 0, envelope.SectorsPerBlock-1
-	} else if err := f.verifySector(key, &blk, n, sector); err != nil && !envelope.IsZero(blk[sector*envelope.SectorSize:][:envelope.SectorSize]) {
-		return err // one of zeros, lost by the crash, is one of holes
+	if envelope.IsZero(blk[sector*envelope.SectorSize:][:envelope.SectorSize]) { // lost by the crash: it is one of holes
+		if err := f.replayAbsent(key, n, h); err != nil {
+			return err
+		}
+		if blk.IsZero() {
+			from, to = 0, envelope.SectorsPerBlock-1
+		}
+		if from == 0 {
+			blk.SetHeader(&envelope.Header{Log2: geo.Log2(), ID: f.id, Group: n, Loc: h.Loc})
+		}
+	} else if err := f.verifySector(key, &blk, n, sector); err != nil {
+		return err
 	}
 	cur, prev := blk.Slot(i)
 	reached := map[envelope.Entry]bool{cur: true}
@@ -229,6 +239,9 @@ func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.J
 			reached[r.New] = true
 			last = r
 		}
+	}
+	if last != nil && last.New == cur && !blk.Unsettled(i) {
+		return nil // it has been durable in place
 	}
 	c := geo.ChunkSize()
 	if last == nil || int64(last.New.Length) > c || int64(chunk)*c+int64(last.New.Length) > most {
@@ -252,6 +265,35 @@ func (f *file) replayChunk(key *envelope.FileKey, chunk uint64, rr []*envelope.J
 	}
 	if !f.v.readOnly {
 		f.touch(n)
+	}
+	return nil
+}
+
+// replayAbsent refuses a sector of zeros in index block n where it was known to be durable. h is the header of the file.
+func (f *file) replayAbsent(key *envelope.FileKey, n uint64, h *envelope.Header) error {
+	for n > 0 {
+		p, k := envelope.PresenceParent(n)
+		var blk envelope.IndexBlock
+		if _, err := f.bf.ReadAt(blk[:], f.v.geo.IndexOffset(p)); err != nil {
+			return err
+		}
+		sector := k / envelope.PresencePerSector
+		lost := envelope.IsZero(blk[sector*envelope.SectorSize:][:envelope.SectorSize])
+		if !lost {
+			if err := f.verifySector(key, &blk, p, sector); err != nil {
+				return err
+			}
+			if blk.Presence(k) {
+				return fmt.Errorf("%w: index block %d is gone", envelope.ErrCorrupt, n)
+			}
+		}
+		if !blk.IsZero() && !lost {
+			return nil
+		}
+		n = p
+	}
+	if h.Size != 0 || h.Flags&(envelope.FlagExact|envelope.FlagCut) != 0 {
+		return fmt.Errorf("%w: a sector of the first index block is gone", envelope.ErrCorrupt)
 	}
 	return nil
 }

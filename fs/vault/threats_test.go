@@ -399,6 +399,13 @@ func threats() []threat {
 		})}},
 
 		{"journal: a bit, records exchanged, cut, zeros, removed", one, unseen, byManifest, journals()},
+		{"journal: an older one", []string{"big"}, unseen, byManifest, []attack{{"older", func(x, _ *victim) {
+			older := x.olderJournal(write("big", 2*4096, 77, 2*4096), fsync("big", vault.SyncAll)) // one chunk over, one where a hole is
+			x.settle(allocate("big", 3, 3*4096, 4096))
+			x.want = x.read()
+			x.list()
+			x.putJournal(map[string][]byte{"0": older})
+		}}}},
 	}
 }
 

@@ -163,43 +163,27 @@ func listXattr(m backing.Meta) ([]string, error) {
 // that copy attributes would copy them.
 func (v *Vault) Listxattr(ctx context.Context, n *Node) ([]string, error) {
 	var stored []string
-	sealed := map[string][]byte{}
-	err := v.withMeta(n, func(m backing.Meta) (err error) {
-		if stored, err = listXattr(m); err != nil {
-			return err
-		}
-		for _, s := range stored {
-			if strings.HasPrefix(s, envelope.XattrPrefix) {
-				b, err := readXattr(m, s)
-				if errors.Is(err, syscall.ENODATA) {
-					continue
-				}
-				if err != nil {
-					return err
-				}
-				sealed[s] = b
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := v.withMeta(n, func(m backing.Meta) (err error) { stored, err = listXattr(m); return err }); err != nil {
 		return nil, n.fail("listxattr", err)
 	}
 	var names []string
 	var id [16]byte
-	if len(sealed) > 0 {
-		if id, _, err = v.owner(n); err != nil {
-			return nil, err
-		}
-	}
+	known := false
 	for _, s := range stored {
-		switch b, ok := sealed[s]; {
+		switch {
 		case s == aclAccess || s == aclDefault:
 			names = append(names, s)
-		case ok:
-			name, _, err := v.keys.OpenXattr(id, b)
-			if err == nil && v.keys.XattrName(id, name) != s {
-				err = ErrCorrupt
+		case strings.HasPrefix(s, envelope.XattrPrefix):
+			var err error
+			if !known {
+				if id, _, err = v.owner(n); err != nil {
+					return nil, err
+				}
+				known = true
+			}
+			name, err := v.nameOfXattr(n, id, s)
+			if errors.Is(err, syscall.ENODATA) {
+				continue
 			}
 			if err != nil {
 				return nil, n.fail("listxattr", err)
@@ -208,6 +192,19 @@ func (v *Vault) Listxattr(ctx context.Context, n *Node) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// nameOfXattr returns the name of the attribute of n that is stored as s. id is what n's attributes are bound to.
+func (v *Vault) nameOfXattr(n *Node, id [16]byte, s string) (string, error) {
+	var b []byte
+	if err := v.withMeta(n, func(m backing.Meta) (err error) { b, err = readXattr(m, s); return err }); err != nil {
+		return "", err
+	}
+	name, _, err := v.keys.OpenXattr(id, b)
+	if err == nil && v.keys.XattrName(id, name) != s {
+		err = ErrCorrupt
+	}
+	return name, err
 }
 
 // Setxattr sets an extended attribute; flags are XATTR_CREATE and XATTR_REPLACE of setxattr(2).
@@ -420,19 +417,11 @@ func (v *Vault) DamagedXattrs(n *Node) ([]string, error) {
 			}
 			known = true
 		}
-		var b []byte
-		e := v.withMeta(n, func(m backing.Meta) (err error) {
-			b, err = readXattr(m, s)
-			return err
-		})
-		if errors.Is(e, syscall.ENODATA) {
-			continue
-		}
-		if err = e; err != nil {
-			break
-		}
-		if name, _, e := v.keys.OpenXattr(id, b); e != nil || v.keys.XattrName(id, name) != s {
+		switch _, e := v.nameOfXattr(n, id, s); {
+		case errors.Is(e, ErrCorrupt) || errors.Is(e, envelope.ErrCorrupt):
 			bad = append(bad, s)
+		case !errors.Is(e, syscall.ENODATA):
+			err = e
 		}
 	}
 	return bad, n.fail("listxattr", err)
