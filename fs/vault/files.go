@@ -106,6 +106,15 @@ func (v *Vault) retireFile(n *Node, which retirement) {
 		n.mu.Unlock()
 		return
 	}
+	if !f.gone && lossy(f.bf) { // only f knows what is to be written again: the kernel has told of it, and tells nobody else
+		f.users++
+		n.mu.Unlock()
+		defer f.release()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		v.keeper.settleLater(f)
+		return
+	}
 	n.file = nil
 	n.mu.Unlock()
 	v.files.closed(f)

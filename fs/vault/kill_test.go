@@ -171,8 +171,12 @@ func readAll(v *vault.Vault, name string) (*modelFile, error) {
 		return nil, err
 	}
 	defer v.Forget(n, 1)
-	m := &modelFile{exists: true, data: make([]byte, 9<<20)}
+	m := &modelFile{exists: true, data: make([]byte, 1<<20)}
 	k, err := v.Read(ctx, n, m.data, 0)
+	if err == nil && k == len(m.data) {
+		m.data = make([]byte, 9<<20)
+		k, err = v.Read(ctx, n, m.data, 0)
+	}
 	if err != nil {
 		return nil, err
 	}

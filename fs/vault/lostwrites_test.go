@@ -168,3 +168,47 @@ func TestSettleAfterLoss(t *testing.T) {
 		t.Error("nobody was told")
 	}
 }
+
+// TestSyncAfterFailedTruncation: where the disk has lost what a truncation wrote first, and nobody has the file open, the sync
+// that succeeds says that it is as it reads.
+func TestSyncAfterFailedTruncation(t *testing.T) {
+	var fs *memfs.FS
+	var on atomic.Bool
+	fs = memfs.New(memfs.Config{Hook: func(op faults.Op) error {
+		if syncs(op) && on.Swap(false) {
+			fs.LoseWrites(syscall.EIO)
+		}
+		return nil
+	}})
+	ks := &memoryKeys{}
+	v := newVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})
+	defer v.Close()
+	for _, s := range []step{put("c", pattern(1, 1_306_624)), flush(), flush()} {
+		if err := s.do(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	on.Store(true)
+	if err := truncate("c", 102).do(v); err == nil {
+		t.Fatal("nobody was told")
+	}
+	for try := 0; ; try++ {
+		err := fsync("c", vault.SyncAll).do(v)
+		if err == nil {
+			break
+		}
+		if try == 3 {
+			t.Fatal(err)
+		}
+	}
+	crashed := fs.Crash(memfs.Policy{})
+	want, err := readAll(v, "c")
+	if err != nil || len(want.data) != 102 {
+		t.Fatalf("%d bytes, %v", len(want.data), err)
+	}
+	after := openVault(t, crashed.Root, ks, vault.Options{})
+	defer after.Close()
+	if m, err := readAll(after, "c"); err != nil || !slices.Equal(m.data, want.data) {
+		t.Errorf("%d bytes are synced, and %d are there: %v", len(want.data), len(m.data), err)
+	}
+}

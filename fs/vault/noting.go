@@ -101,14 +101,6 @@ func (n *noting) DataSync() error { return n.sync(syncsData) }
 // Sync makes content and attributes durable, as File.Sync.
 func (n *noting) Sync() error { return n.sync(syncsAll) }
 
-// Close closes the file, as File.Close. What a sync has failed for is tried once more: nobody would know of it afterwards.
-func (n *noting) Close() error {
-	if n.have.Load() {
-		_ = n.DataSync() // it was told of before
-	}
-	return n.File.Close()
-}
-
 type syncs uint8
 
 const (

@@ -25,7 +25,6 @@ func (f *interrupted) WriteAt(p []byte, off int64) (int, error) {
 	f.writes = append(f.writes, fmt.Sprintf("%d %s", off, p))
 	return copy(f.data[off:], p), nil
 }
-func (f *interrupted) Close() error { return nil }
 func (f *interrupted) DataSync() error {
 	if f.during == nil {
 		return nil
@@ -75,13 +74,6 @@ func TestNoting(t *testing.T) {
 	bf.WriteAt([]byte("z"), 3)
 	if bf.DataSync(); fmt.Sprint(f.writes) != "[3 z]" {
 		t.Errorf("written without need: %q", f.writes)
-	}
-	f.during = func() error { return errors.New("no") }
-	bf.WriteAt([]byte("w"), 4)
-	bf.DataSync()
-	f.during, f.writes = nil, nil
-	if bf.Close(); fmt.Sprint(f.writes) != "[4 w]" {
-		t.Errorf("written again before it is closed: %q", f.writes)
 	}
 }
 
