@@ -8,6 +8,7 @@ package fs
 // workers sleep in beds of their own (crew.go), not in the device: the kernel would wake them too.
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"os"
@@ -241,6 +242,11 @@ func (w *worker) lead() bool {
 			s.gate.leave()
 			return true
 		}
+		if h.Opcode == opSetLkw {
+			s.aside(w.in[:n], fd)
+			w.job.since.Store(0)
+			continue
+		}
 		if slow(h) || syncs && s.syncTook.Load() > int64(quickSync) {
 			s.pass()
 			w.reply(n, fd)
@@ -266,6 +272,17 @@ func (w *worker) lead() bool {
 			return true // the watchdog gave the right to another one
 		}
 	}
+}
+
+// aside answers a request that waits for a lock of somebody else, for as long as that takes: any number of these may wait, and
+// they must not keep the workers from whoever is to let go of it.
+func (s *Server) aside(in []byte, fd int) {
+	w := &worker{s: s, in: bytes.Clone(in), out: make([]byte, unix.Getpagesize())}
+	s.workers.Add(1)
+	go func() {
+		defer s.workers.Done()
+		w.reply(len(w.in), fd)
+	}()
 }
 
 func (w *worker) reply(n, fd int) {
@@ -374,7 +391,7 @@ func slow(h *fuse.InHeader) bool {
 		return h.Length > 64<<10
 	case opRead:
 		return (*fuse.ReadIn)(unsafe.Pointer(h)).Size > 64<<10
-	case opSetLkw, opFallocate, opLseek, opCopyRange, opSyncFS, opCopyRange64, opIoctl:
+	case opFallocate, opLseek, opCopyRange, opSyncFS, opCopyRange64, opIoctl:
 		return true
 	}
 	return false

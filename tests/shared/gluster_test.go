@@ -72,7 +72,7 @@ func inGluster(t *testing.T) {
 	v := startGluster(t)
 	check(t, os.Mkdir(v.clients[0]+"/vault", 0o755))
 	a := lab.MountNew(t, lab.Options{Shared: true, Backing: v.clients[0] + "/vault"})
-	p := &pair{[2]*lab.Mount{a, lab.MountBeside(t, a, v.clients[1]+"/vault", lab.Options{Shared: true})}}
+	p := &pair{[]*lab.Mount{a, lab.MountBeside(t, a, v.clients[1]+"/vault", lab.Options{Shared: true})}}
 	run(t, p)
 	t.Run("like a plain directory", func(t *testing.T) { metamorphosis(t, a) })
 	t.Run("brick", func(t *testing.T) { v.bricks(t, p) })
