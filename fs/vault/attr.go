@@ -34,15 +34,20 @@ func (v *Vault) plain(st *Attr) {
 
 // Attr returns the attributes of n. An open file's size is the one in memory, which a crash's leftovers do not change.
 func (v *Vault) Attr(n *Node) (Attr, error) {
+	st, err := v.attrNow(n)
+	if errors.Is(err, ErrStale) { // its last name was taken away just now: what is left of it is known only then
+		st, err = v.attrNow(n)
+	}
+	return st, err
+}
+
+func (v *Vault) attrNow(n *Node) (Attr, error) {
 	if f := n.openFile(); f != nil {
 		defer f.release()
 		return f.attr()
 	}
-	n.mu.Lock()
-	last := n.last
-	n.mu.Unlock()
-	if last != nil {
-		return *last, nil
+	if last := n.remembered(); last != nil {
+		return last.attr, nil
 	}
 	var st Attr
 	if n == v.root {

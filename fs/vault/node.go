@@ -33,7 +33,7 @@ type Node struct {
 	file  *file
 	wait  chan struct{} // closed when the file that is being opened is there, or has failed
 	opens int           // handles of callers
-	last  *Attr         // attributes of what is no file nor directory and has lost its last name
+	last  *remembered   // of what is no file nor directory and has lost its last name
 
 	mtime backing.Timespec // set by the caller, who keeps the times of what it writes; see Opens
 	timed bool             // mtime is set

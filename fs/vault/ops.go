@@ -342,6 +342,9 @@ func (v *Vault) Readlink(n *Node) (string, error) {
 		stored, err = d.Readlink(entry)
 		return err
 	})
+	if last := n.remembered(); err == ErrStale && last != nil && last.target != "" {
+		stored, err = last.target, nil
+	}
 	if err != nil {
 		return "", n.fail("readlink", replaced(err))
 	}
@@ -438,7 +441,20 @@ type doomed struct {
 	f    *file        // its open file, held
 	bf   backing.File // opened to give up its key afterwards, where n has no file that does so
 	last bool         // no other name is left
-	st   Attr         // where it is the last one
+	left remembered   // of what is no file
+}
+
+// remembered is what stays known of something that is no file and has lost its last name.
+type remembered struct {
+	attr   Attr
+	target string // of a symbolic link, as stored
+}
+
+// remembered returns what is known of n where it is no file and has lost its last name, else nil.
+func (n *Node) remembered() *remembered {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.last
 }
 
 // doom looks at what entry names before it is unlinked or replaced. d.names is held for writing.
@@ -449,7 +465,10 @@ func (v *Vault) doom(d *dirState, entry string) (doomed, Attr, error) {
 	}
 	x := doomed{n: v.nodes.byInode(st.Dev, st.Ino), last: st.Nlink <= 1}
 	if st.Mode&sIFMT != sIFREG || !x.last {
-		x.st = st
+		x.left.attr = st
+		if st.Mode&sIFMT == sIFLNK && x.n != nil {
+			x.left.target, _ = d.h.Readlink(entry) // who would read it then is told that it is gone
+		}
 		return x, st, nil
 	}
 	if n := x.n; n != nil {
@@ -464,7 +483,7 @@ func (v *Vault) doom(d *dirState, entry string) (doomed, Attr, error) {
 		if covered {
 			return x, st, nil
 		}
-		if !v.tracked || opening {
+		if !v.tracked || v.shared || opening { // the kernel may be about to use what it has looked up
 			if x.f = v.holdFile(n, d, entry); x.f != nil {
 				return x, st, nil
 			}
@@ -530,10 +549,9 @@ func (v *Vault) bury(x doomed, at place) {
 			if x.f != nil {
 				x.f.gone = true
 			} else if n.kind != sIFREG {
-				st := x.st
-				v.plain(&st)
-				st.Nlink = 0
-				n.last = &st
+				v.plain(&x.left.attr)
+				x.left.attr.Nlink = 0
+				n.last = &x.left
 			}
 			memo, known := n.memo, n.memoKnown && x.f == nil
 			n.memoKnown = false
