@@ -12,6 +12,7 @@ import (
 	"kmsfs/fs/vault"
 	"kmsfs/fs/vault/manifest"
 	"kmsfs/fs/vault/rewrap"
+	"kmsfs/fs/vault/sidecar"
 	"kmsfs/keysource"
 	"kmsfs/keysource/kms/audit"
 	"kmsfs/keysource/local"
@@ -95,8 +96,8 @@ func exitTable() []exit {
 		{8, mountFailure, "wrong key: the CMK does not open the vault",
 			"name the key store that the vault was made with: --key-store DIR", []error{envelope.ErrWrongKey,
 				keysource.ErrInvalidCiphertext, keysource.ErrIncorrectKey}},
-		{3, mountFailure, "the vault is damaged or was edited; verify: damage was found, or a manifest that cannot be trusted", "restore .kmsfs/vault.json from a backup of the vault",
-			[]error{envelope.ErrCorrupt, vault.ErrCorrupt, manifest.ErrSignature, manifest.ErrMalformed}},
+		{3, mountFailure, "the vault is damaged or was edited, or has lost data keys; verify: damage was found, or a manifest that cannot be trusted", "restore .kmsfs/vault.json from a backup of the vault",
+			[]error{envelope.ErrCorrupt, vault.ErrCorrupt, sidecar.ErrNoRecord, manifest.ErrSignature, manifest.ErrMalformed}},
 		{18, mountFailure, "the keysource cannot be reached or throttles", "try again", []error{keysource.ErrUnavailable,
 			keysource.ErrThrottled, keysource.ErrClosed, local.ErrLocked, context.DeadlineExceeded}},
 		{19, mountSystem, "/dev/fuse is missing or cannot be opened", "sudo modprobe fuse", []error{errNoFUSE}},

@@ -318,3 +318,42 @@ func TestKeyFileOwner(t *testing.T) {
 		t.Errorf("%d files, %v", n, err)
 	}
 }
+
+// TestLostKeysOffline: where data keys are lost, the verbs without a mount do the rest, say which files lack theirs, and end as where
+// there is damage, with the verb that puts keys back.
+func TestLostKeysOffline(t *testing.T) {
+	b := newBench(t)
+	readable := b.filled(3)
+	b.ok("keys export --output k.tar v")
+	b.lose(b.tables()[0])
+	left := readable()
+	if left == 0 || left == 6 {
+		t.Fatalf("%d of 6 readable", left)
+	}
+	b.mkdir("copy")
+	for _, line := range []string{"sync v out", "export --output v.tar v", "cp v: copy"} {
+		r := b.run(strings.Fields(line))
+		if r.code != 3 || !strings.Contains(r.stderr, "hint: kmsfs keys import") || strings.Count(r.stderr, "no data key") != 6-left {
+			t.Errorf("kmsfs %s: exit code %d: %s", line, r.code, r.stderr)
+		}
+	}
+	for _, pattern := range []string{"out/*/*", "copy/*/*"} {
+		if files, err := filepath.Glob(filepath.Join(b.dir, pattern)); err != nil || len(files) != left {
+			t.Errorf("%s: %q, %v", pattern, files, err)
+		}
+	}
+	lost := 0
+	for _, path := range []string{"plain/0", "zone/0"} {
+		if r := b.run([]string{"cat", "v", path}); r.code != 0 {
+			lost++
+			if r.code != 3 || !strings.Contains(r.stderr, "hint: kmsfs keys import") {
+				t.Errorf("cat: exit code %d: %s", r.code, r.stderr)
+			}
+		}
+	}
+	if lost != 1 {
+		t.Errorf("%d of 2 are lost", lost)
+	}
+	b.ok("keys import v k.tar")
+	b.ok("sync v out")
+}

@@ -20,9 +20,12 @@ import (
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
 	"kmsfs/fs/vault/archive"
+	"kmsfs/fs/vault/check"
 	"kmsfs/fs/vault/mirror"
+	"kmsfs/fs/vault/sidecar"
 	"kmsfs/fs/vault/tree"
 	"kmsfs/fs/vault/view"
+	"kmsfs/keysource"
 )
 
 // withPlain opens the vault at path and calls f with its plaintext. A vault that is mounted here is flushed first, so that
@@ -51,8 +54,12 @@ func (a *app) withPlain(ctx context.Context, s *storeFlags, path string, access 
 	defer o.closeInto(&err)
 	root := view.Root(ctx, o.Vault)
 	defer root.Close()
-	if err = f(o, root); errors.Is(err, vault.ErrCorrupt) && access == vault.ReadOnly && len(mounts) > 0 {
-		err = hintf(err, "the vault is mounted on %s, and may be written to: try again, or read it there", quote(mounts[0].Mountpoint))
+	err = f(o, root)
+	switch {
+	case errors.Is(err, vault.ErrCorrupt) && access == vault.ReadOnly && len(mounts) > 0:
+		return hintf(err, "the vault is mounted on %s, and may be written to: try again, or read it there", quote(mounts[0].Mountpoint))
+	case errors.Is(err, sidecar.ErrNoRecord) && keysource.Hint(err) == "":
+		return hintf(err, importHint)
 	}
 	return err
 }
@@ -108,6 +115,7 @@ type meter struct {
 	bytes  atomic.Int64
 	failed atomic.Int64
 	damage atomic.Bool // something failed because it is damaged
+	noKey  atomic.Bool // something failed because its data key is lost
 	began  time.Time
 }
 
@@ -142,18 +150,34 @@ func (m *meter) line(format string, args ...any) {
 // trouble tells of something that is left out.
 func (m *meter) trouble(path string, err error) {
 	m.failed.Add(1)
-	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, envelope.ErrCorrupt) {
+	switch {
+	case keyIsLost(err):
+		m.noKey.Store(true)
+	case errors.Is(err, vault.ErrCorrupt) || errors.Is(err, envelope.ErrCorrupt):
 		m.damage.Store(true)
 	}
 	m.line("kmsfs: %s: %s", oneLine(path), oneLine(err.Error()))
 }
 
-// outcome is err, the end of a work that left something out, as damage where some of that was.
+// outcome is err, the end of a work that left something out, as damage where some of that was, and what to do.
 func (m *meter) outcome(err error) error {
-	if m.damage.Load() && (errors.Is(err, mirror.ErrIncomplete) || errors.Is(err, archive.ErrIncomplete)) {
+	switch {
+	case !errors.Is(err, mirror.ErrIncomplete) && !errors.Is(err, archive.ErrIncomplete):
+		return err
+	case m.noKey.Load():
+		return hintf(fmt.Errorf("%w: %w", err, sidecar.ErrNoRecord), importHint+"; restore all else that is named above from a backup; kmsfs verify finds all damage")
+	case m.damage.Load():
 		return hintf(fmt.Errorf("%w: %w", err, vault.ErrCorrupt), "restore what is named above from a backup; kmsfs verify finds all damage")
 	}
-	return err
+	return hintf(err, "mend what is named above and run it again")
+}
+
+// importHint is what to do where data keys are lost.
+const importHint = "kmsfs keys import VAULT FILE puts back lost data keys, from what kmsfs keys export has written"
+
+// keyIsLost says whether err is that the record of a data key is gone or damaged, and not that the keysource refuses or is away.
+func keyIsLost(err error) bool {
+	return errors.Is(err, sidecar.ErrNoRecord) || errors.Is(err, vault.ErrNoKey) && !check.KeysourceFails(err)
 }
 
 // end takes the bar away.

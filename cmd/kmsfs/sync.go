@@ -295,8 +295,5 @@ func (a *app) mirror(ctx context.Context, s *syncFlags, o mirror.Options, m *met
 		fmt.Fprintf(a.stderr, "kmsfs: %d objects: %d made, %d changed, %d attributes, %d removed; %d bytes written in %.1f s\n", sum.Objects, sum.Made, sum.Changed,
 			sum.Attrs, sum.Removed, sum.Written, sum.Seconds)
 	}
-	if errors.Is(err, mirror.ErrIncomplete) && !m.damage.Load() {
-		return hintf(err, "mend what is named above and run it again: it does what is left")
-	}
 	return err
 }
