@@ -16,7 +16,6 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
-	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
 	"kmsfs/fs/vault/archive"
@@ -151,9 +150,9 @@ func (m *meter) line(format string, args ...any) {
 func (m *meter) trouble(path string, err error) {
 	m.failed.Add(1)
 	switch {
-	case keyIsLost(err):
+	case check.KeyIsLost(err):
 		m.noKey.Store(true)
-	case errors.Is(err, vault.ErrCorrupt) || errors.Is(err, envelope.ErrCorrupt):
+	case check.IsDamage(err):
 		m.damage.Store(true)
 	}
 	m.line("kmsfs: %s: %s", oneLine(path), oneLine(err.Error()))
@@ -174,11 +173,6 @@ func (m *meter) outcome(err error) error {
 
 // importHint is what to do where data keys are lost.
 const importHint = "kmsfs keys import VAULT FILE puts back lost data keys, from what kmsfs keys export has written"
-
-// keyIsLost says whether err is that the record of a data key is gone or damaged, and not that the keysource refuses or is away.
-func keyIsLost(err error) bool {
-	return errors.Is(err, sidecar.ErrNoRecord) || errors.Is(err, vault.ErrNoKey) && !check.KeysourceFails(err)
-}
 
 // end takes the bar away.
 func (m *meter) end() {

@@ -322,3 +322,84 @@ func TestOfflineLostName(t *testing.T) {
 		t.Errorf("ls: exit code %d, got %q", r.code, r.stdout)
 	}
 }
+
+// TestSyncMends: what of a vault is damaged, or has lost its data key, is written anew from the source where sync looks at it, and told
+// of; a damaged source harms no copy.
+func TestSyncMends(t *testing.T) {
+	t.Parallel()
+	b := offlineBench(t)
+	content := strings.Repeat("0123456789", 200_000)
+	b.write("src/large", content)
+	if err := os.Chtimes(b.dir+"/src/large", time.Time{}, time.Unix(1e9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	b.ok("sync src v")
+	b.ok("sync v back")
+	stored := func(path string) string {
+		t.Helper()
+		words := strings.Fields(b.ok("locate v " + path))
+		return b.dir + "/v/" + words[slices.Index(words, "as")+1]
+	}
+	damage := func(path string, off int64) {
+		t.Helper()
+		f, err := os.OpenFile(stored(path), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		st, err := f.Stat()
+		if err == nil {
+			_, err = f.WriteAt([]byte("damage"), off)
+		}
+		if err := errors.Join(err, os.Chtimes(f.Name(), time.Time{}, st.ModTime())); err != nil { // as a failing disk does it
+			t.Fatal(err)
+		}
+	}
+	mended := func(line string, paths ...string) {
+		t.Helper()
+		r := b.run(strings.Fields(line))
+		if r.code != 0 || strings.Count(r.stderr, "damaged in the destination") != len(paths) {
+			t.Fatalf("kmsfs %s: exit code %d: %s", line, r.code, r.stderr)
+		}
+		for _, path := range paths {
+			if !strings.Contains(r.stderr, "kmsfs: "+path+" ") {
+				t.Errorf("kmsfs %s: nothing of %s: %s", line, path, r.stderr)
+			}
+		}
+	}
+	link := stored("link")
+	damage("letter", 130) // it is sub/other too
+	damage("large", 1_000_000)
+	if err := errors.Join(os.Remove(link), os.Symlink("damage", link)); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.run([]string{"sync", "--checksum", "v", "back"}); r.code != 3 || strings.Contains(r.stderr, "anew") { // it is the source
+		t.Errorf("exit code %d: %s", r.code, r.stderr)
+	}
+	if got, err := os.ReadFile(b.dir + "/back/large"); err != nil || string(got) != content {
+		t.Errorf("the copy of a damaged source was changed: %v", err)
+	}
+	mended("sync -n --checksum src v", "letter", "large", "link")
+	mended("sync --checksum src v", "letter", "large", "link")
+	b.ok("verify v")
+	mended("sync --checksum src v")
+	// Without --checksum what has the same size and time is not looked at.
+	damage("large", 1_000_000)
+	mended("sync src v")
+	content = "other digits" + content[12:]
+	b.write("src/large", content)
+	mended("sync src v", "large")
+	b.ok("verify v")
+	// Lost keys.
+	for _, table := range b.tables() {
+		b.lose(table)
+	}
+	mended("sync --checksum src v", "letter", "large", "sub/a.tmp", "sub/deep/file")
+	b.ok("verify v")
+	if out := b.ok("cat v large"); out != content {
+		t.Error("what was written anew is not the source")
+	}
+	if out := b.ok("sync -n --checksum src v"); out != "" {
+		t.Errorf("left to do: %s", out)
+	}
+}

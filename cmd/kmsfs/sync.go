@@ -61,6 +61,7 @@ it; the other is a directory, or another vault. A vault that is written to must 
 A file is looked at if its size or time of change differs, with --checksum if its content does. Large files in a vault are changed
 piece by piece, so that little of the vault changes and copies of it stay incremental: interrupted, such a file has some of old and
 new until the next run; with --whole-file a new one takes its place. All other files are replaced as a whole. It may be interrupted, and goes on with the next run.
+What is damaged in DEST, or has lost its data key, is told of and written anew where it is looked at: with --checksum all is.
 
 --exclude takes patterns of gitignore(5), from the root of SRC; what they match is left alone on both sides. What could not be done is
 told of, and the exit code is then not 0. A SRC that is empty, as where a disk is not mounted, is refused unless DEST is too.`,
@@ -262,6 +263,7 @@ type syncSummary struct {
 	Changed int64   `json:"changed"`
 	Attrs   int64   `json:"attributes_changed"`
 	Removed int64   `json:"removed"`
+	Mended  int64   `json:"mended"` // of changed
 	Bytes   int64   `json:"bytes_read"`
 	Written int64   `json:"bytes_written"`
 	Failed  int64   `json:"failed"`
@@ -271,6 +273,13 @@ type syncSummary struct {
 // mirror runs it and prints what it does.
 func (a *app) mirror(ctx context.Context, s *syncFlags, o mirror.Options, m *meter, source, target backing.Dir) error {
 	o.Progress, o.Trouble = m.add, m.trouble
+	done := "was damaged in the destination, and was written anew"
+	if s.dryRun {
+		done = "is damaged in the destination, and would be written anew"
+	}
+	o.Mended = func(path string, damage error) {
+		m.line("kmsfs: %s %s: %s", oneLine(path), done, oneLine(damage.Error()))
+	}
 	var mu sync.Mutex
 	if (s.dryRun || s.verbose) && !s.out.json {
 		sign := map[mirror.Kind]string{mirror.Make: "+", mirror.Change: "~", mirror.Attrs: ".", mirror.Remove: "-"}
@@ -286,7 +295,7 @@ func (a *app) mirror(ctx context.Context, s *syncFlags, o mirror.Options, m *met
 	res, err := mirror.Run(ctx, source, target, o)
 	m.end()
 	err = m.outcome(err)
-	sum := syncSummary{s.dryRun, res.Objects, res.Made, res.Changed, res.Attrs, res.Removed, res.Bytes, res.Written, m.failed.Load(), time.Since(m.began).Seconds()}
+	sum := syncSummary{s.dryRun, res.Objects, res.Made, res.Changed, res.Attrs, res.Removed, res.Mended, res.Bytes, res.Written, m.failed.Load(), time.Since(m.began).Seconds()}
 	if s.out.json {
 		if e := writeJSON(a.stdout, sum); err == nil {
 			err = e

@@ -22,6 +22,17 @@ func KeysourceFails(err error) bool {
 	return false
 }
 
+// IsDamage says whether err, of an operation on a file, is that what is stored of it or of its data key is damaged or gone, and not
+// that the keysource or the disk fails.
+func IsDamage(err error) bool {
+	is := judge(Chunks, err)
+	return is == Chunks || is == NoRecord
+}
+
+// KeyIsLost says whether err is damage of the record of a data key: all that the key has sealed is whole, and kmsfs keys import may
+// put the record back.
+func KeyIsLost(err error) bool { return judge(Chunks, err) == NoRecord }
+
 // judge returns what err is: damage of the kind given, something that says nothing of the vault, or "" where what it is
 // about has gone.
 func judge(kind Kind, err error) Kind {

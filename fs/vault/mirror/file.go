@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/check"
 	"kmsfs/fs/vault/tree"
 )
 
@@ -37,31 +38,55 @@ func (r *run) bring(src, dst backing.Dir, name, path string, st, old *backing.St
 		return stays, err
 	}
 	kind, patch := Make, false
+	var damage error // of the destination
 	if old != nil {
 		kind = Change
-		patch = r.o.Replace == InPlace && old.Nlink == 1 && tree.IsFile(st) && tree.IsFile(old) && st.Size >= inPlaceFrom && old.Size >= inPlaceFrom
 		same, err := r.sameContent(src, dst, name, st, old)
-		if err != nil {
-			return stays, err
-		}
 		if same {
-			return stays, r.attributes(dst, name, path, st, old, x)
+			err = r.attributes(dst, name, path, st, old, x)
+		}
+		switch {
+		case isDamage(err):
+			damage = err
+		case err != nil || same:
+			return stays, err
+		default:
+			patch = r.o.Replace == InPlace && old.Nlink == 1 && tree.IsFile(st) && tree.IsFile(old) && st.Size >= inPlaceFrom && old.Size >= inPlaceFrom
 		}
 	}
-	out := replaced
-	if patch {
-		out = stays
+	would := !r.tell(kind, path)
+	if would {
+		r.would(st)
+	} else if patch {
+		err = r.patch(src, dst, name, st, x)
 	}
 	switch {
-	case !r.tell(kind, path):
-		r.would(st)
-		return out, nil
-	case patch:
-		return out, r.patch(src, dst, name, st, x)
-	case tree.IsFile(st):
-		return out, r.file(src, name, dst, name, st, x)
+	case !patch:
+	case isDamage(err):
+		damage = err
+	default:
+		return stays, err
 	}
-	return out, r.special(src, name, dst, name, st, x)
+	if !would {
+		if err = r.whole(src, dst, name, st, x); err != nil {
+			return stays, err
+		}
+	}
+	if damage != nil {
+		r.tellMended(path, damage)
+	}
+	return replaced, nil
+}
+
+// isDamage says whether err is that something of the destination is damaged.
+func isDamage(err error) bool { return check.IsDamage(err) && !errors.Is(err, tree.ErrSource) }
+
+// whole puts what name is in src in its place in dst.
+func (r *run) whole(src, dst backing.Dir, name string, st *backing.Stat, x tree.Xattrs) error {
+	if tree.IsFile(st) {
+		return r.file(src, name, dst, name, st, x)
+	}
+	return r.special(src, name, dst, name, st, x)
 }
 
 // special makes what is no file and no directory.
@@ -117,7 +142,7 @@ func (r *run) sameContent(src, dst backing.Dir, name string, st, old *backing.St
 	case unix.S_IFLNK:
 		a, err := src.Readlink(name)
 		if err != nil {
-			return false, err
+			return false, tree.OfSource(err)
 		}
 		b, err := dst.Readlink(name)
 		return a == b, err
@@ -133,7 +158,7 @@ func (r *run) sameContent(src, dst backing.Dir, name string, st, old *backing.St
 	}
 	f, err := src.Open(name, unix.O_RDONLY, 0)
 	if err != nil {
-		return false, err
+		return false, tree.OfSource(err)
 	}
 	defer f.Close()
 	g, err := dst.Open(name, unix.O_RDONLY, 0)
@@ -191,11 +216,11 @@ func openSame(src backing.Dir, name string, st *backing.Stat, x tree.Xattrs) (ba
 	return f, &now, x, nil
 }
 
-// patch writes what differs of a file.
+// patch writes what differs of a file. An error of the source is a tree.ErrSource.
 func (r *run) patch(src, dst backing.Dir, name string, st *backing.Stat, x tree.Xattrs) error {
 	f, st, x, err := openSame(src, name, st, x)
 	if err != nil {
-		return err
+		return tree.OfSource(err)
 	}
 	defer f.Close()
 	g, err := dst.Open(name, unix.O_RDWR, 0)

@@ -2,7 +2,8 @@
 // trees are backing.Dir: plain directories, and by fs/vault/view the plaintext of vaults.
 //
 // Start with [Run]. It may be interrupted at any moment; the next run does the rest. A file is replaced as a whole, by a rename,
-// or with [InPlace] piece by piece, so that little of its ciphertext changes. No symbolic link is followed.
+// or with [InPlace] piece by piece, so that little of its ciphertext changes. What turns out to be damaged in the destination is
+// replaced as a whole. No symbolic link is followed.
 package mirror
 
 import (
@@ -97,11 +98,14 @@ type Options struct {
 	Progress func(bytes int64)
 	Told     func(kind Kind, path string)
 	Trouble  func(path string, err error)
+	// Mended is told of what was damaged in the destination, where that was found out, and why: it was written anew, or would be.
+	Mended func(path string, damage error)
 }
 
 // Result counts what was done, or would be.
 type Result struct {
 	Objects, Made, Changed, Attrs, Removed int64
+	Mended                                 int64 // of those that changed, what was damaged
 	Bytes                                  int64 // of the files that were read for copying
 	Written                                int64 // of them
 }
@@ -170,7 +174,7 @@ type run struct {
 	dev    uint64 // of the source
 	copier tree.Copier
 
-	objects, made, changed, attrs, removed, bytes, written, left atomic.Int64
+	objects, made, changed, attrs, removed, mended, bytes, written, left atomic.Int64
 
 	mu    sync.Mutex
 	links map[[2]uint64][]linked // files of the source with several names
@@ -178,7 +182,7 @@ type run struct {
 }
 
 func (r *run) result() (Result, error) {
-	res := Result{r.objects.Load(), r.made.Load(), r.changed.Load(), r.attrs.Load(), r.removed.Load(), r.bytes.Load(), r.written.Load()}
+	res := Result{r.objects.Load(), r.made.Load(), r.changed.Load(), r.attrs.Load(), r.removed.Load(), r.mended.Load(), r.bytes.Load(), r.written.Load()}
 	if err := context.Cause(r.ctx); err != nil {
 		return res, err
 	}
@@ -242,6 +246,14 @@ func (r *run) tell(kind Kind, path string) bool {
 		r.o.Told(kind, path)
 	}
 	return r.o.Effect == Do
+}
+
+// tellMended counts what was damaged in the destination.
+func (r *run) tellMended(path string, damage error) {
+	r.mended.Add(1)
+	if r.o.Mended != nil {
+		r.o.Mended(path, damage)
+	}
 }
 
 // pair is a directory on both sides. It is finished when nothing below it is under way any more.

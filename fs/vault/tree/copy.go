@@ -180,6 +180,17 @@ func (c *Copier) read(ctx context.Context, src backing.File, e Extent, emit func
 	return context.Cause(ctx)
 }
 
+// ErrSource marks an error of what is copied from; errors of what is copied to have no mark.
+var ErrSource = errors.New("source")
+
+// OfSource marks err, if it is one.
+func OfSource(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrSource, err)
+}
+
 // errShort is a file that got shorter while it was read.
 func errShort(off int64) error {
 	return fmt.Errorf("the file was cut off at %d bytes while it was read: %w", off, io.ErrUnexpectedEOF)
@@ -198,7 +209,7 @@ func readFull(f backing.File, p []byte, off int64) (int, error) {
 const pieceSize = 4096
 
 // Patch makes the content of dst that of src, size bytes, in place, and writes only what differs. It returns how much that was.
-// After an error dst has some of both.
+// After an error dst has some of both; an error of src is an ErrSource.
 func (c *Copier) Patch(ctx context.Context, dst, src backing.File, size int64) (written int64, err error) {
 	st, err := dst.Stat()
 	if err != nil {
@@ -211,7 +222,7 @@ func (c *Copier) Patch(ctx context.Context, dst, src backing.File, size int64) (
 	}
 	list, err := Extents(src, size)
 	if err != nil {
-		return 0, err
+		return 0, OfSource(err)
 	}
 	a, b := c.get(), c.get()
 	defer c.pool.Put(a)
@@ -228,7 +239,7 @@ func (c *Copier) Patch(ctx context.Context, dst, src backing.File, size int64) (
 			}
 			p, q := (*a)[:min(blockSize, to-off)], (*b)[:min(blockSize, to-off)]
 			if _, err := readFull(src, p, off); err != nil {
-				return written, err
+				return written, OfSource(err)
 			}
 			if _, err := readFull(dst, q, off); err != nil {
 				return written, err
@@ -292,8 +303,8 @@ func (c *Copier) punch(dst backing.File, e Extent, buf []byte) (written int64, e
 	return written, nil
 }
 
-// Same says whether two files of size bytes have the same content. It reads both.
-func (c *Copier) Same(ctx context.Context, f, g backing.File, size int64) (bool, error) {
+// Same says whether two files of size bytes have the same content. It reads both; an error of src is an ErrSource.
+func (c *Copier) Same(ctx context.Context, src, dst backing.File, size int64) (bool, error) {
 	a, b := c.get(), c.get()
 	defer c.pool.Put(a)
 	defer c.pool.Put(b)
@@ -302,10 +313,10 @@ func (c *Copier) Same(ctx context.Context, f, g backing.File, size int64) (bool,
 			return false, err
 		}
 		p, q := (*a)[:min(blockSize, size-off)], (*b)[:min(blockSize, size-off)]
-		if _, err := readFull(f, p, off); err != nil {
-			return false, err
+		if _, err := readFull(src, p, off); err != nil {
+			return false, OfSource(err)
 		}
-		if _, err := readFull(g, q, off); err != nil {
+		if _, err := readFull(dst, q, off); err != nil {
 			return false, err
 		}
 		if !bytes.Equal(p, q) {
