@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
 	"kmsfs/fs/vault/mirror"
 	"kmsfs/fs/vault/tree/treetest"
 )
@@ -130,5 +131,53 @@ func TestDestinationGoes(t *testing.T) {
 	slices.Sort(c.list)
 	if !errors.Is(err, mirror.ErrIncomplete) || !slices.Equal(c.list, []string{" dir", " file"}) {
 		t.Errorf("got %v, told of %q", err, c.list)
+	}
+}
+
+// rotten is a destination in which an attribute of what it holds does not open.
+type rotten struct{ backing.Dir }
+
+func (r rotten) Dup() (backing.Dir, error) { return r, nil }
+func (r rotten) Close() error              { return nil }
+func (r rotten) Rename(name string, to backing.Dir, newName string, flags uint32) error {
+	return r.Dir.Rename(name, to.(rotten).Dir, newName, flags)
+}
+func (r rotten) Link(name string, to backing.Dir, newName string) error {
+	return r.Dir.Link(name, to.(rotten).Dir, newName)
+}
+func (r rotten) ListxattrAt(name string, buf []byte) (int, error) {
+	return 0, vault.ErrCorrupt
+}
+
+// What has an attribute that does not open is made anew as a whole, with its other names.
+func TestDamagedAttribute(t *testing.T) {
+	src, path := treetest.Plain(t)
+	treetest.WriteFile(t, src, "file", []byte("content"))
+	treetest.WriteFile(t, src, "several", []byte("content"))
+	if err := os.Link(filepath.Join(path, "several"), filepath.Join(path, "other")); err != nil {
+		t.Fatal(err)
+	}
+	v := treetest.Vault(t)
+	run(t, src, v, mirror.Options{})
+	var mu sync.Mutex
+	var mended []string
+	changes, res := run(t, src, rotten{v}, mirror.Options{Mended: func(path string, damage error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !errors.Is(damage, vault.ErrCorrupt) {
+			t.Errorf("%s: %v", path, damage)
+		}
+		mended = append(mended, path)
+	}})
+	slices.Sort(mended)
+	if !slices.Equal(mended, []string{"file", "other"}) || res.Mended != 2 {
+		t.Errorf("mended %q, %d", mended, res.Mended)
+	}
+	if !slices.Equal(changes, []string{"change file", "change other", "change several"}) {
+		t.Errorf("changes %q", changes)
+	}
+	treetest.Same(t, v, src)
+	if changes, _ := run(t, src, v, mirror.Options{}); len(changes) > 0 {
+		t.Errorf("left to do: %q", changes)
 	}
 }
