@@ -378,7 +378,7 @@ func (f *file) readHeader(stored int64) error {
 	}
 	h, err := envelope.ParseHeader(b[:got])
 	if err != nil && envelope.IsZero(b[:got]) {
-		switch lost, e := f.isZeros(stored); {
+		switch lost, e := backing.AllZeros(f.bf, stored); {
 		case e != nil:
 			return e
 		case lost: // never synced: of all that was written only the size has reached the disk
@@ -435,32 +435,6 @@ func (f *file) readHeader(stored int64) error {
 	}
 	f.size, f.headed = n, true
 	return nil
-}
-
-// isZeros says whether a stored file of the given size, whose first block is zeros, is nothing but zeros and holes.
-func (f *file) isZeros(stored int64) (bool, error) {
-	b := make([]byte, 32*envelope.BlockSize)
-	for off := int64(envelope.BlockSize); off < stored; {
-		data, err := f.bf.Seek(off, SeekData)
-		if errors.Is(err, syscall.ENXIO) {
-			return true, nil
-		}
-		if err != nil {
-			data = off
-		}
-		n, err := f.bf.ReadAt(b, data)
-		if err != nil {
-			return false, err
-		}
-		if !envelope.IsZero(b[:n]) {
-			return false, nil
-		}
-		if n == 0 {
-			return true, nil
-		}
-		off = data + int64(n)
-	}
-	return true, nil
 }
 
 // unlock makes sure that the data key is there and that the header is authentic. No lock is held.

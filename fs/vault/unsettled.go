@@ -2,10 +2,9 @@ package vault
 
 import (
 	"context"
-	"errors"
-	"syscall"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/backing"
 )
 
 // Unsettled says whether n, a regular file, is as a crash has left it: its checks are not strict, a growth or truncation is to
@@ -60,15 +59,7 @@ func (f *file) unsettled() (groups []uint64, size bool, err error) {
 	}
 	size = f.excess || f.flags&envelope.FlagExact == 0 || f.floor != f.size
 	geo := &f.v.geo
-	for g := uint64(0); f.inside(g); g++ {
-		at, err := f.bf.Seek(geo.IndexOffset(g), SeekData)
-		if errors.Is(err, syscall.ENXIO) {
-			break
-		}
-		if err == nil && at >= geo.IndexOffset(g)+geo.GroupSealed() { // groups that are holes
-			g = uint64(at/geo.GroupSealed()) - 1
-			continue
-		}
+	for g, more := NextGroup(f.bf, geo, 0); more && f.inside(g); g, more = NextGroup(f.bf, geo, g+1) {
 		loose, err := f.loose(g)
 		if err != nil {
 			return nil, false, err
@@ -100,4 +91,11 @@ func (f *file) loose(n uint64) (bool, error) {
 	parent, k := envelope.PresenceParent(n)
 	p, err := f.group(parent)
 	return err == nil && !p.blk.Presence(k), err
+}
+
+// NextGroup returns the first group from g on that is not all a hole in the stored file bf: g itself where that cannot be told. more is
+// false where holes reach to the end of the file.
+func NextGroup(bf backing.File, geo *envelope.Geometry, g uint64) (next uint64, more bool) {
+	at, more := backing.NextData(bf, geo.IndexOffset(g))
+	return max(g, uint64(at/geo.GroupSealed())), more
 }

@@ -96,8 +96,10 @@ func (s *stored) check() error {
 	}
 	geo := &s.c.geo
 	if s.head, err = envelope.ParseHeader(blk[:n]); err != nil {
-		if envelope.IsZero(blk[:n]) {
-			return s.zeros(err)
+		if zeros, e := backing.AllZeros(s.f, s.size); e != nil {
+			return e
+		} else if zeros {
+			return errZeros
 		}
 		return err
 	}
@@ -151,30 +153,6 @@ func (s *stored) record() error {
 	return err
 }
 
-// zeros tells a file of zeros from one whose first block alone is.
-func (s *stored) zeros(err error) error {
-	b := make([]byte, 1<<18)
-	for off := int64(0); off < s.size; {
-		if at, e := s.f.Seek(off, vault.SeekData); errors.Is(e, syscall.ENXIO) {
-			break
-		} else if e == nil {
-			off = at
-		}
-		n, e := s.f.ReadAt(b, off)
-		if e != nil {
-			return e
-		}
-		if !envelope.IsZero(b[:n]) {
-			return err
-		}
-		if n == 0 {
-			break
-		}
-		off += int64(n)
-	}
-	return errZeros
-}
-
 // groups looks at the headers of all groups but the first of a file of the given size, which agree with it.
 func (s *stored) groups(size int64) error {
 	geo := &s.c.geo
@@ -183,19 +161,18 @@ func (s *stored) groups(size int64) error {
 		if s.c.ctx.Err() != nil {
 			return nil
 		}
-		off := geo.IndexOffset(g)
-		if at, err := s.f.Seek(off, vault.SeekData); errors.Is(err, syscall.ENXIO) || err == nil && at >= off+geo.GroupSealed() {
-			next := uint64(size/geo.GroupPlain()) + 1 // holes up to the end of the file, or up to there
-			if err == nil {
-				next = uint64(at / geo.GroupSealed())
-			}
+		next, more := vault.NextGroup(s.f, geo, g)
+		if !more {
+			next = uint64(size/geo.GroupPlain()) + 1 // holes up to the end of the file
+		}
+		if next > g {
 			if err := s.holes(g, next, size); err != nil {
 				return err
 			}
 			g = next - 1
 			continue
 		}
-		n, err := s.f.ReadAt(b[:], off)
+		n, err := s.f.ReadAt(b[:], geo.IndexOffset(g))
 		if err != nil {
 			return err
 		}

@@ -120,21 +120,16 @@ func (f *finder) header(h backing.Dir, name, stored string) (head envelope.Heade
 		return head, false
 	}
 	defer bf.Close()
-	var b [envelope.HeaderSize]byte
-	n, err := bf.ReadAt(b[:], 0)
-	if err == nil && envelope.IsZero(b[:n]) && survey.NeverSynced(bf, st.Size) {
-		return head, false
-	}
-	if err == nil {
-		head, err = envelope.ParseHeader(b[:n])
-	}
+	head, ok, err = survey.HeadOf(bf, st.Size)
 	if err != nil { // its record is nobody's as far as can be told, and may be needed once it is mended
 		f.miss(stored)
 		f.trouble(stored, "", err)
 		return head, false
 	}
-	f.use(head, &st, stored)
-	return head, true
+	if ok {
+		f.use(head, &st, stored)
+	}
+	return head, ok
 }
 
 // stranger looks at something whose name is not known: it needs its records all the same.

@@ -310,18 +310,11 @@ func (w *hasher) indexes(f backing.File, size int64) error {
 	geo := &w.s.geo
 	b := w.buf[:envelope.BlockSize]
 	w.h.Write(binary.LittleEndian.AppendUint64(nil, uint64(size)))
-	for g := uint64(0); geo.IndexOffset(g) < size; g++ {
+	for g, more := vault.NextGroup(f, geo, 0); more && geo.IndexOffset(g) < size; g, more = vault.NextGroup(f, geo, g+1) {
 		if err := context.Cause(w.s.ctx); err != nil {
 			return err
 		}
-		off := geo.IndexOffset(g)
-		if at, err := f.Seek(off, vault.SeekData); errors.Is(err, syscall.ENXIO) {
-			break
-		} else if err == nil && at >= off+geo.GroupSealed() {
-			g = uint64(at/geo.GroupSealed()) - 1
-			continue
-		}
-		n, err := f.ReadAt(b, off)
+		n, err := f.ReadAt(b, geo.IndexOffset(g))
 		if err != nil {
 			return err
 		}

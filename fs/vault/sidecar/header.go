@@ -62,15 +62,12 @@ func (s *Sidecar) lostHeader(f backing.File, id uint64) (h envelope.TableHeader,
 		return h, 0, err
 	}
 	z := int64(h.SlotSize)
-	const data = 3 // SEEK_DATA of lseek(2)
 	for off := z; ; off += z {
-		at, err := f.Seek(off, data)
-		if errors.Is(err, syscall.ENXIO) {
+		at, more := backing.NextData(f, off)
+		if !more {
 			return h, records, nil
 		}
-		if err == nil {
-			off = at / z * z
-		}
+		off = at / z * z
 		n, err := f.ReadAt(b[:z], off)
 		if err != nil || n < int(z) {
 			return h, records, err

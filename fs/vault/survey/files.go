@@ -40,38 +40,8 @@ func File(top backing.Dir, path string) (s Stored, ok bool, err error) {
 		return s, false, goneIsNone(err)
 	}
 	defer f.Close()
-	if st.Size == 0 {
-		return s, false, nil
-	}
-	head, err := headOf(f)
-	if err != nil && NeverSynced(f, st.Size) {
-		return s, false, nil
-	}
-	return Stored{path, head}, err == nil, err
-}
-
-// NeverSynced tells whether a stored file whose header is zeros is nothing but zeros: of all that was written only the size has
-// reached the disk, and no key is bound (FORMAT.md, Data file).
-func NeverSynced(f backing.File, size int64) bool {
-	const data = 3 // SEEK_DATA of lseek(2)
-	b := make([]byte, 32*envelope.BlockSize)
-	for off := int64(0); off < size; {
-		at, err := f.Seek(off, data)
-		if errors.Is(err, syscall.ENXIO) {
-			return true
-		}
-		if err != nil {
-			at = off
-		}
-		n, err := f.ReadAt(b, at)
-		if err != nil || !envelope.IsZero(b[:n]) {
-			return false
-		}
-		if off = at + int64(n); n == 0 {
-			break
-		}
-	}
-	return true
+	head, keyed, err := HeadOf(f, st.Size)
+	return Stored{path, head}, keyed, err
 }
 
 // goneIsNone is err, or none where it says that there is no such file.

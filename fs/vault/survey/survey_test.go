@@ -198,3 +198,27 @@ func TestDamage(t *testing.T) {
 		t.Errorf("damaged %d, missing %d, spare %d, unread %d: %+v", r.Damaged, r.Missing, r.Spare, r.Unread, r.Problems)
 	}
 }
+
+// TestNeverSynced: a stored file of nothing but zeros, as a power cut leaves one that was never synced, has no key and is not unread.
+func TestNeverSynced(t *testing.T) {
+	top, _, _ := made(t)
+	before, err := survey.Run(ctx, top(), survey.Everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := top().Open("never synced", syscall.O_RDWR|syscall.O_CREAT, 0o600)
+	if err == nil {
+		err = f.Truncate(100_000)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	after, err := survey.Run(ctx, top(), survey.Everything)
+	if err != nil || after.Empty != before.Empty+1 || after.Unread != before.Unread || after.Missing != before.Missing {
+		t.Errorf("got %+v, before %+v, %v", after, before, err)
+	}
+	if _, keyed, err := survey.File(top(), "never synced"); keyed || err != nil {
+		t.Errorf("got %v, %v", keyed, err)
+	}
+}

@@ -147,16 +147,13 @@ func (w *walker) file(h backing.Dir, name string, join func(string) string, zone
 			return
 		}
 	}
-	if st.Size == 0 {
-		w.empty++
-		return
-	}
-	head, err := headOf(f)
-	if err != nil && r.visit != nil && NeverSynced(f, st.Size) {
-		return
-	}
+	head, keyed, err := HeadOf(f, st.Size)
 	if err != nil {
 		r.unread(join(name), err)
+		return
+	}
+	if !keyed {
+		w.empty++
 		return
 	}
 	if r.visit != nil {
@@ -184,14 +181,26 @@ func (w *walker) file(h backing.Dir, name string, join func(string) string, zone
 	classes[c] = sum
 }
 
-// headOf reads the header of a stored file.
-func headOf(f backing.File) (envelope.Header, error) {
+// HeadOf reads the header of a stored file of size bytes. keyed is false where it has none, as no key is bound: it is empty, or nothing
+// but zeros, because of all that was written only the size has reached the disk (FORMAT.md, Data file).
+func HeadOf(f backing.File, size int64) (head envelope.Header, keyed bool, err error) {
+	if size == 0 {
+		return head, false, nil
+	}
 	var b [envelope.HeaderSize]byte
 	n, err := f.ReadAt(b[:], 0)
 	if err != nil {
-		return envelope.Header{}, err
+		return head, false, err
 	}
-	return envelope.ParseHeader(b[:n])
+	head, bad := envelope.ParseHeader(b[:n])
+	if bad == nil {
+		return head, true, nil
+	}
+	zeros, err := backing.AllZeros(f, size)
+	if err == nil && !zeros {
+		err = bad
+	}
+	return head, false, err
 }
 
 // belongs returns the class of the record that a header names, 0 where there is none, and notes the zone of its file.
