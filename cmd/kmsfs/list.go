@@ -138,22 +138,13 @@ func (a *app) list(l *listFlags, o *openedVault, root backing.Dir, paths []strin
 		}
 		return a.listLine(l, info)
 	}
-	for _, path := range paths {
-		at, err := find(o, root, path)
-		if err != nil {
-			return err
+	if err := walk(o, root, paths, func(at tree.At, path string, depth int) (bool, error) {
+		if depth == 0 && tree.IsDir(&at.Stat) {
+			return true, nil
 		}
-		parts, _ := tree.Split(inVault(o, path))
-		err = walk(at, strings.Join(parts, "/"), func(at tree.At, path string, depth int) (bool, error) {
-			if depth == 0 && tree.IsDir(&at.Stat) {
-				return true, nil
-			}
-			return l.recurse, show(at, path)
-		})
-		at.Dir.Close()
-		if err != nil {
-			return err
-		}
+		return l.recurse, show(at, path)
+	}); err != nil {
+		return err
 	}
 	if l.out.json {
 		return writeJSON(a.stdout, all)
@@ -161,10 +152,23 @@ func (a *app) list(l *listFlags, o *openedVault, root backing.Dir, paths []strin
 	return nil
 }
 
-// walk calls f for at, and for what is below directories for which it returns true, in the order of names. What is
-// gone meanwhile is passed over.
-func walk(at tree.At, path string, f func(at tree.At, path string, depth int) (bool, error)) error {
-	return walkFrom(at, path, 0, f)
+// walk calls f for each of paths in a vault, and for what is below directories for which it returns true, in the order of names, with
+// the path from the root and how far it is below. What is gone meanwhile is passed over.
+func walk(o *openedVault, root backing.Dir, paths []string, f func(at tree.At, path string, depth int) (bool, error)) error {
+	for _, path := range paths {
+		in := inVault(o, path)
+		at, err := tree.Find(root, in)
+		if err != nil {
+			return notFound(err, o.plan.Vault, path)
+		}
+		parts, _ := tree.Split(in) // as it was found
+		err = walkFrom(at, strings.Join(parts, "/"), 0, f)
+		at.Dir.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func walkFrom(at tree.At, path string, depth int, f func(at tree.At, path string, depth int) (bool, error)) error {
@@ -371,32 +375,23 @@ func (a *app) find(l *findFlags, match func(tree.At, string) bool, o *openedVaul
 	if l.null {
 		end = "\x00"
 	}
-	for _, path := range paths {
-		at, err := find(o, root, path)
-		if err != nil {
-			return err
+	if err := walk(o, root, paths, func(at tree.At, path string, depth int) (bool, error) {
+		enter := l.depth < 0 || depth < l.depth
+		if path == "" || !match(at, path) {
+			return enter, nil
 		}
-		parts, _ := tree.Split(inVault(o, path))
-		err = walk(at, strings.Join(parts, "/"), func(at tree.At, path string, depth int) (bool, error) {
-			enter := l.depth < 0 || depth < l.depth
-			if path == "" || !match(at, path) {
-				return enter, nil
-			}
-			if l.out.json {
-				info, err := newObjectInfo(at, path)
-				all = append(all, info)
-				return enter, err
-			}
-			if !l.null {
-				path = plainName(a.stdout, path)
-			}
-			_, err := io.WriteString(a.stdout, path+end)
+		if l.out.json {
+			info, err := newObjectInfo(at, path)
+			all = append(all, info)
 			return enter, err
-		})
-		at.Dir.Close()
-		if err != nil {
-			return err
 		}
+		if !l.null {
+			path = plainName(a.stdout, path)
+		}
+		_, err := io.WriteString(a.stdout, path+end)
+		return enter, err
+	}); err != nil {
+		return err
 	}
 	if l.out.json {
 		return writeJSON(a.stdout, all)
