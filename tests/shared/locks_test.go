@@ -13,50 +13,15 @@ import (
 
 func pause() { time.Sleep(2 * time.Millisecond) }
 
-// locks holds that locks of all three kinds keep programs on the two sides apart, in ranges where they have ranges.
+// locks holds that locks keep programs on the two sides apart.
 func locks(t *testing.T, p *pair, dir string) {
-	steps := []struct {
-		who  int
-		what string
-		want string
-	}{
-		{0, "flock ex", "ok"}, {1, "flock sh", "EAGAIN"}, {1, "flock ex", "EAGAIN"}, {0, "flock sh", "ok"}, {1, "flock sh", "ok"},
-		{0, "flock ex", "EAGAIN"}, {1, "flock un", "ok"}, {0, "flock ex", "ok"}, {0, "flock un", "ok"},
-
-		{0, "fcntl wr 0 100", "ok"}, {1, "fcntl wr 100 50", "ok"}, {1, "fcntl rd 99 1", "EAGAIN"}, {0, "fcntl wr 120 1", "EAGAIN"},
-		{0, "fcntl rd 0 100", "ok"}, {1, "fcntl rd 0 10", "ok"}, {1, "fcntl wr 0 10", "EAGAIN"}, {0, "fcntl un 0 0", "ok"},
-		{1, "fcntl wr 0 0", "ok"}, {0, "fcntl rd 1099511627776 1", "EAGAIN"}, {1, "fcntl un 0 0", "ok"},
-
-		{0, "ofd wr 0 10", "ok"}, {1, "ofd wr 5 10", "EAGAIN"}, {1, "fcntl wr 5 10", "EAGAIN"}, {1, "ofd wr 10 10", "ok"},
-		{0, "ofd un 0 0", "ok"}, {1, "ofd wr 0 0", "ok"}, {0, "fcntl rd 3 1", "EAGAIN"}, {0, "flock ex", "ok"}, {1, "ofd un 0 0", "ok"},
-		{0, "flock un", "ok"}, {1, "flock ex", "ok"}, {1, "flock un", "ok"}, {0, "fcntl wr 0 0", "ok"}, {1, "flock ex", "ok"},
-	}
-	check(t, os.WriteFile(p.path(0, dir, "file"), []byte("something"), 0o666))
-	t.Run("two", func(t *testing.T) {
-		var ask [2]func(string) string
-		for side := range ask {
-			ask[side] = lab.StartLocker(t, p.path(side, dir, "file"), childEnv+"=locker")
-		}
-		for i, s := range steps {
-			if got := ask[s.who](s.what); got != s.want {
-				t.Errorf("step %d: side %d %s: %s, want %s", i, s.who, s.what, got, s.want)
-			}
-		}
-		// What is locked can be read and written: locks are advice, here as everywhere.
-		check(t, os.WriteFile(p.path(0, dir, "file"), []byte("anything"), 0o666))
-	})
-	for side := range p.mounts { // the two are gone, and held locks when they went
-		third := lab.StartLocker(t, p.path(side, dir, "file"), childEnv+"=locker")
-		for _, lock := range []string{"flock ex", "fcntl wr 0 0", "fcntl un 0 0", "ofd wr 0 0", "ofd un 0 0", "flock un"} {
-			got := third(lock)
-			for end := time.Now().Add(2 * time.Second); got != "ok" && time.Now().Before(end); got = third(lock) {
-				pause() // the end of a process is told to the mount a moment later
-			}
-			if got != "ok" {
-				t.Errorf("after the others' end, side %d: %s: %s", side, lock, got)
-			}
-		}
-	}
+	lab.Locks(t, [2]string{p.path(0, dir, "file"), p.path(1, dir, "file")}, childEnv+"=locker")
+	// What is locked can be read and written: locks are advice, here as everywhere.
+	a, err := os.OpenFile(p.path(0, dir, "file"), os.O_RDWR, 0)
+	check(t, err)
+	defer a.Close()
+	check(t, unix.FcntlFlock(a.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}))
+	check(t, os.WriteFile(p.path(1, dir, "file"), []byte("anything"), 0o666))
 }
 
 // lockWaits waits on one side for a lock of the other, gets it when that lets go, and can be interrupted before.
