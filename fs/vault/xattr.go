@@ -168,7 +168,7 @@ func (v *Vault) Listxattr(ctx context.Context, n *Node) ([]string, error) {
 	}
 	var names []string
 	var id [16]byte
-	known := false
+	known, bound := false, false
 	for _, s := range stored {
 		switch {
 		case s == aclAccess || s == aclDefault:
@@ -176,10 +176,13 @@ func (v *Vault) Listxattr(ctx context.Context, n *Node) ([]string, error) {
 		case strings.HasPrefix(s, envelope.XattrPrefix):
 			var err error
 			if !known {
-				if id, _, err = v.owner(n); err != nil {
+				if id, bound, err = v.owner(n); err != nil {
 					return nil, err
 				}
 				known = true
+			}
+			if !bound { // a crash has kept it and not the header that it is bound by: see dropStrays
+				continue
 			}
 			name, err := v.nameOfXattr(n, id, s)
 			if errors.Is(err, syscall.ENODATA) {
@@ -272,6 +275,9 @@ func (v *Vault) bindXattrs(ctx context.Context, n *Node) ([16]byte, error) {
 	if f.flags&envelope.FlagXattr != 0 {
 		return f.id, nil
 	}
+	if err := f.dropStrays(); err != nil {
+		return f.id, n.fail("setxattr", err)
+	}
 	err = f.keepingTime(func() error {
 		if f.form == formGroups {
 			return f.writeHeader(f.flags|envelope.FlagXattr, f.floor)
@@ -285,6 +291,29 @@ func (v *Vault) bindXattrs(ctx context.Context, n *Node) ([16]byte, error) {
 		return err
 	})
 	return f.id, n.fail("setxattr", err)
+}
+
+// dropStrays removes, durably, the attributes that a crash has kept of a file and not the header that says so: they may be bound to
+// another id than those that come now. f.mu is held for writing.
+func (f *file) dropStrays() error {
+	names, err := listXattr(f.bf)
+	if err != nil {
+		return err
+	}
+	strays := false
+	for _, name := range names {
+		if !strings.HasPrefix(name, envelope.XattrPrefix) {
+			continue
+		}
+		if err := f.bf.Removexattr(name); err != nil {
+			return err
+		}
+		strays = true
+	}
+	if !strays {
+		return nil
+	}
+	return f.bf.Sync()
 }
 
 // Removexattr removes an extended attribute; ENODATA where there is none.
@@ -412,7 +441,8 @@ func (v *Vault) DamagedXattrs(n *Node) ([]string, error) {
 			continue
 		}
 		if !known {
-			if id, _, err = v.owner(n); err != nil {
+			bound := false
+			if id, bound, err = v.owner(n); err != nil || !bound { // where it is not, they mean nothing
 				break
 			}
 			known = true
