@@ -10,7 +10,7 @@ import (
 )
 
 // keeper does the work that must come after things are durable: it settles files (checks on them become strict, see
-// FORMAT.md) and erases the records of deleted files. One syncfs serves a whole batch.
+// FORMAT.md), erases the records of deleted files, and takes apart removed directories. One syncfs serves a whole batch.
 type keeper struct {
 	v *Vault
 
@@ -20,6 +20,7 @@ type keeper struct {
 	mu     sync.Mutex
 	dirty  map[*file]struct{} // to be settled
 	erased []envelope.Locator // records to be zeroed
+	aside  []string           // directories in .kmsfs/tmp, to be taken apart
 	wake   chan struct{}
 	stop   chan struct{}
 }
@@ -100,17 +101,32 @@ func (k *keeper) erase(loc envelope.Locator) {
 	}
 }
 
-// run makes everything durable, then settles and erases what was noted before.
+// asideMost is how many directories may wait to be taken apart before the keeper is woken.
+const asideMost = 1024
+
+// takeApart notes that a directory was moved to .kmsfs/tmp for good. It keeps its id until that is durable: a crash that brings it
+// back brings back a directory.
+func (k *keeper) takeApart(name string) {
+	k.mu.Lock()
+	k.aside = append(k.aside, name)
+	full := len(k.aside) == asideMost
+	k.mu.Unlock()
+	if full {
+		k.hurry()
+	}
+}
+
+// run makes everything durable, then settles, erases and takes apart what was noted before.
 func (k *keeper) run() error {
 	k.running.Lock()
 	defer k.running.Unlock()
 	k.mu.Lock()
-	dirty, erased := k.dirty, k.erased
-	if len(dirty) == 0 && len(erased) == 0 {
+	dirty, erased, aside := k.dirty, k.erased, k.aside
+	if len(dirty) == 0 && len(erased) == 0 && len(aside) == 0 {
 		k.mu.Unlock()
 		return nil
 	}
-	k.dirty, k.erased = map[*file]struct{}{}, nil
+	k.dirty, k.erased, k.aside = map[*file]struct{}{}, nil, nil
 	k.mu.Unlock()
 	if err := k.v.journal.checkpoint(evenActive); err != nil {
 		k.v.journal.logFailure(err) // what it is about is put off
@@ -127,8 +143,12 @@ func (k *keeper) run() error {
 		}
 		k.mu.Lock()
 		k.erased = append(k.erased, erased...)
+		k.aside = append(k.aside, aside...)
 		k.mu.Unlock()
 		return err
+	}
+	for _, name := range aside {
+		k.v.takeApart(name)
 	}
 	var errs []error
 	trusted := lost == k.lost

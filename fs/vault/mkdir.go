@@ -294,7 +294,7 @@ func openEmpty(d backing.Dir, entry string) (backing.Dir, error) {
 	return h, nil
 }
 
-// Rmdir removes an empty directory: it is moved aside in one step and taken apart there.
+// Rmdir removes an empty directory: it is moved aside in one step, and taken apart there when that is durable.
 func (v *Vault) Rmdir(dir *Node, name string) error {
 	if v.readOnly {
 		return ErrReadOnly
@@ -313,7 +313,7 @@ func (v *Vault) Rmdir(dir *Node, name string) error {
 		}
 	}
 	if err == nil {
-		v.takeApart(aside)
+		v.keeper.takeApart(aside)
 	}
 	return err
 }
@@ -420,7 +420,7 @@ func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) (
 			h.Close()
 			return nil, err
 		}
-		v.takeApart(aside)
+		v.keeper.takeApart(aside)
 		return h, nil
 	}
 	if err := d1.h.Rename(from, v.tmpDir, aside, RenameNoReplace); err != nil {
@@ -430,7 +430,7 @@ func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) (
 		h.Close()
 		return nil, err
 	}
-	v.takeApart(aside)
+	v.keeper.takeApart(aside)
 	return h, nil
 }
 

@@ -487,6 +487,13 @@ func LockAlone(ctl backing.Dir) (backing.File, error) { return lock(ctl, backing
 
 // cleanTmp removes what a mount that died left behind in .kmsfs/tmp. Where other hosts work on the vault, only what is old.
 func (v *Vault) cleanTmp(old []string) {
+	if len(old) == 0 {
+		return
+	}
+	if err := v.tmpDir.Sync(); err != nil { // that they are there and nowhere else is durable before they lose their ids
+		v.log.Warn("cannot remove what is left over in .kmsfs/tmp", "err", err)
+		return
+	}
 	begun := v.now()
 	for _, name := range old {
 		st, err := v.tmpDir.StatAt(name)
