@@ -72,6 +72,7 @@ type file struct {
 	room          room   // of the write under way
 	logged        logged // its last record
 	loggedHoles   logged // its last record of a chunk that is a hole in place
+	moves         uint64 // Vault.moves before its first record
 	pending       map[uint64]*pendingChunk
 	pendingInline *pendingBlock
 	hidden        hiddenTime

@@ -149,7 +149,7 @@ func (f *file) zeroPart(from, to int64) error {
 
 // punch makes holes of the chunks [from, to): first no slot knows them any more, durably, then their space goes.
 func (f *file) punch(from, to uint64) error {
-	if err := f.voidRecords(); err != nil {
+	if err := f.voidRecords(f.loggedHoles); err != nil {
 		return err
 	}
 	changed := false

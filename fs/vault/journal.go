@@ -325,6 +325,9 @@ func (j *journal) add(f *file, rr ...envelope.JournalRecord) error {
 	_, known := s.files[f]
 	j.mu.Unlock()
 	if !known { // f.mu is held: nobody else adds it
+		if !j.has(f) {
+			f.moves = j.v.moves.Load()
+		}
 		if place := j.v.placeOf(f.n); place != nil {
 			rr = append([]envelope.JournalRecord{{Kind: envelope.JournalPlace, ID: f.id, Place: place}}, rr...)
 		}
@@ -363,16 +366,18 @@ func (j *journal) void(l logged, id envelope.FileID) (logged, error) {
 	return logged{s: l.s, epoch: l.epoch, end: l.s.pos}, err
 }
 
-// forget notes that f has lost its last name, so that nobody looks for it. It is a hint, and durable when it happens to be.
-func (j *journal) forget(f *file) {
-	if j.off {
+// lost notes that f has lost its last name, so that nobody looks for it but where it was: the deletion may not be durable when the
+// note is. Where names have changed since its first record, but by the caller's moves, that would not find it. It is a hint, and
+// durable when it happens to be.
+func (j *journal) lost(f *file, moves uint64) {
+	if j.off || f.moves+moves != j.v.moves.Load() {
 		return
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, s := range j.segs {
 		if _, in := s.files[f]; in && j.active != nil {
-			j.write(j.active, []envelope.JournalRecord{{Kind: envelope.JournalForget, ID: f.id}})
+			j.write(j.active, []envelope.JournalRecord{{Kind: envelope.JournalPlace, ID: f.id}})
 			return
 		}
 	}

@@ -365,6 +365,7 @@ func (v *Vault) Link(n *Node, dir *Node, name string) (st Attr, err error) {
 	defer v.links.Unlock()
 	v.several.Lock()
 	defer v.several.Unlock()
+	defer v.moving()()
 	for err = errAgain; err == errAgain; {
 		st, err = v.link(n, dir, name)
 	}
@@ -540,8 +541,8 @@ func (v *Vault) holdFile(n *Node, d *dirState, entry string) *file {
 	return f
 }
 
-// bury ends a doomed file after its name at has gone.
-func (v *Vault) bury(x doomed, at place) {
+// bury ends a doomed file after its name at has gone. moves is how much the caller has added to Vault.moves.
+func (v *Vault) bury(x doomed, at place, moves uint64) {
 	if n := x.n; n != nil {
 		if x.last {
 			v.nodes.detach(n)
@@ -562,7 +563,7 @@ func (v *Vault) bury(x doomed, at place) {
 		}
 		v.nodes.dropPlace(n, at)
 		if x.f != nil {
-			v.journal.forget(x.f)
+			v.journal.lost(x.f, moves)
 			v.keeper.drop(x.f)
 			x.f.release()
 		}
@@ -617,6 +618,12 @@ func (x doomed) spare() {
 	}
 }
 
+// moving counts a change of names that leaves a file another one; what it returns, its end.
+func (v *Vault) moving() (ended func()) {
+	v.moves.Add(1)
+	return func() { v.moves.Add(1) }
+}
+
 // lockLinks locks v.links: alone for a file of several names, and returns what unlocks it.
 func (v *Vault) lockLinks(how linkLock) func() {
 	if how == linksAlone {
@@ -665,11 +672,14 @@ func (v *Vault) unlink(dir *Node, d *dirState, sealed envelope.SealedName, how l
 	if st.Mode&sIFMT != sIFDIR && st.Nlink > 1 && how == linksTogether {
 		return errAgain // nothing is held: it has other names
 	}
+	if how == linksAlone {
+		defer v.moving()()
+	}
 	if err := d.h.Unlink(sealed.Entry); err != nil {
 		x.spare()
 		return err
 	}
-	v.bury(x, place{dir, sealed.Entry})
+	v.bury(x, place{dir, sealed.Entry}, 0)
 	v.dropCompanions(d.h, sealed)
 	return nil
 }
@@ -692,6 +702,7 @@ func (v *Vault) Rename(dir *Node, name string, newDir *Node, newName string, fla
 		return err
 	}
 	defer d2.put()
+	defer v.moving()()
 	r := renaming{dir: dir, newDir: newDir, d1: d1, d2: d2, from: from, to: to, flags: flags}
 	for err = errAgain; err == errAgain; {
 		err = v.rename(&r)
@@ -775,7 +786,7 @@ func (v *Vault) rename(r *renaming) error {
 		}
 	default:
 		if err = d1.h.Rename(from.Entry, d2.h, to.Entry, flags); err == nil {
-			v.bury(x, p2)
+			v.bury(x, p2, 1)
 			v.nodes.move(moved, p1, p2)
 		} else {
 			x.spare()

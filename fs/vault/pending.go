@@ -137,12 +137,6 @@ func (f *file) dropPending() {
 	clear(f.pending)
 	f.pendingInline = nil
 	f.showTime()
-	if f.logged.s == nil || !f.logs() {
-		return
-	}
-	if err := f.v.journal.add(f, envelope.JournalRecord{Kind: envelope.JournalForget, ID: f.id}); err != nil {
-		f.v.log.Debug("the journal does not know that a file was emptied", "err", err) // it does not fit the file any more
-	}
 }
 
 // flush puts in place, durably, what is not yet. f.mu is held for writing.
@@ -204,13 +198,19 @@ func (f *file) arrived(s *segment, durable bool) (all bool) {
 	return all
 }
 
-// voidRecords makes what the journal has of f void, so that no hole that is made now is filled by it. Everything is put in
-// place before. f.mu is held for writing.
-func (f *file) voidRecords() error {
-	if err := f.flush(); err != nil || f.loggedHoles.s == nil {
+// voidRecords makes what the journal has of f up to l void, so that nothing that comes now is replaced by it: no hole filled, no
+// first block of a file that was emptied. Everything is in place, durably, before. f.mu is held for writing.
+func (f *file) voidRecords(l logged) error {
+	err := f.flush()
+	if err != nil || l.s == nil {
 		return err
 	}
-	l, err := f.v.journal.void(f.loggedHoles, f.id)
+	if !clean(f.bf) {
+		if err = f.bf.DataSync(); err != nil {
+			return err
+		}
+	}
+	l, err = f.v.journal.void(l, f.id)
 	if err == nil {
 		err = f.v.journal.sync(l, f)
 	}

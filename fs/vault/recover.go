@@ -27,6 +27,7 @@ type recovery struct {
 type recovered struct {
 	records []envelope.JournalRecord
 	places  [][]string
+	lost    bool // it was deleted: it is at one of the places, or nowhere
 }
 
 // has says whether something of id is to be put in place.
@@ -238,7 +239,9 @@ func (r *recovery) gather(found []journalFile) {
 			}
 			switch rec.Kind {
 			case envelope.JournalPlace:
-				x.places = append(x.places, rec.Place)
+				if x.lost = len(rec.Place) == 0; !x.lost {
+					x.places = append(x.places, rec.Place)
+				}
 			case envelope.JournalForget:
 				x.records = nil
 			default:
@@ -260,30 +263,41 @@ func (v *Vault) recoverAll(ctx context.Context) {
 	ids := v.recovery.ids()
 	missing := map[envelope.FileID]bool{}
 	sure := true // that what is not found is not there
-	at := func(id envelope.FileID, place []string) bool {
+	at := func(id envelope.FileID, place []string) (found, looked bool) {
 		found, err := v.recoverAt(ctx, id, place)
 		if err != nil {
 			v.log.Warn("cannot look at a file that the journal may have changes of", "err", err)
 			sure = false
 		}
-		return found
+		return found, err == nil
 	}
+	gone := 0
 	for _, id := range ids {
 		v.recovery.mu.Lock()
-		places := v.recovery.files[id].places
+		places, lost := v.recovery.files[id].places, v.recovery.files[id].lost
 		v.recovery.mu.Unlock()
 		found := false
 		for i := len(places) - 1; i >= 0 && !found; i-- {
-			found = at(id, places[i])
+			var looked bool
+			found, looked = at(id, places[i])
+			lost = lost && looked
 		}
-		if !found {
+		switch {
+		case found:
+		case lost:
+			v.recovery.take(id)
+			gone++
+		default:
 			missing[id] = true
 		}
 	}
 	if len(missing) > 0 {
 		v.log.Info("looking through the vault for files that the journal has changes of", "files", len(missing))
 		if err := v.scan(v.top, nil, func(id envelope.FileID, place []string) {
-			if missing[id] && at(id, place) {
+			if !missing[id] {
+				return
+			}
+			if found, _ := at(id, place); found {
 				delete(missing, id)
 			}
 		}); err != nil {
@@ -291,7 +305,6 @@ func (v *Vault) recoverAll(ctx context.Context) {
 			sure = false
 		}
 	}
-	gone := 0
 	for id := range missing {
 		if sure { // deleted
 			v.recovery.take(id)

@@ -74,8 +74,8 @@ func (f *file) truncateEmpty(priv Privileges) (done bool, err error) {
 
 // truncate changes the size; f.mu is held for writing, the key is there.
 func (f *file) truncate(size int64) error {
-	if size == 0 && f.loggedHoles.s != nil {
-		if err := f.voidRecords(); err != nil {
+	if size == 0 && f.v.journal.has(f) {
+		if err := f.voidRecords(f.logged); err != nil {
 			return err
 		}
 	}
@@ -150,7 +150,7 @@ func (f *file) extend(size int64) error {
 // cut shortens a file in groups. The header says the new size first (CUT), durably; from then on the rest can be done
 // again. CUT goes when the rest is durable: see settleLocked and beforeExtending.
 func (f *file) cut(size int64) error {
-	if err := f.voidRecords(); err != nil {
+	if err := f.voidRecords(f.loggedHoles); err != nil {
 		return err
 	}
 	if size > f.floor { // the stored size that the header is to vouch for may be in memory only

@@ -142,7 +142,8 @@ type Vault struct {
 	// links is held for writing by what gives a file one more name, or takes one of several, and for reading by what
 	// takes the only one: which name is the last one is then known.
 	links   sync.RWMutex
-	several sync.Mutex // held while locking the names of more than one directory
+	several sync.Mutex    // held while locking the names of more than one directory
+	moves   atomic.Uint64 // counts the changes of names that leave a file another one, begun and ended
 
 	dirs     dirCache
 	files    fileCache
