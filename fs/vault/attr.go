@@ -98,6 +98,9 @@ func (n *Node) openDirStat() (st Attr, ok bool) {
 		return st, false
 	}
 	st, err := d.h.Stat()
+	if d.kept { // it is in .kmsfs/tmp, and not taken apart yet
+		st.Nlink = 0
+	}
 	return st, err == nil
 }
 

@@ -37,6 +37,13 @@ const (
 	aclSome
 )
 
+// isNameless says whether the directory has lost its name.
+func (d *dirState) isNameless() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kept
+}
+
 // discard closes the handle as soon as nobody uses it.
 func (d *dirState) discard() {
 	d.mu.Lock()
@@ -397,6 +404,9 @@ func (v *Vault) List(n *Node, f func(e DirEntry, err error) bool) error {
 		return err
 	}
 	defer d.put()
+	if d.isNameless() {
+		return n.fail("list", syscall.ENOENT)
+	}
 	var long map[string]*[2]string // companions seen, by tag
 	var late []backing.Entry       // long names whose companions have not been seen yet
 	open := func(e backing.Entry, cipher string) bool {
