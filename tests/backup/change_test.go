@@ -125,7 +125,7 @@ func TestRewrapChanges(t *testing.T) {
 func TestSmallChange(t *testing.T) {
 	t.Parallel()
 	lab.Need(t, "rsync", "restic")
-	mib := int64(256)
+	mib := int64(lab.Sized(256, 64))
 	if n, err := strconv.ParseInt(os.Getenv("KMSFS_TEST_MIB"), 10, 64); err == nil {
 		mib = n
 	}

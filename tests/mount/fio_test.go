@@ -1,6 +1,7 @@
 package mount_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 // TestFio writes with fio in many ways, lets it verify every block, and verifies once more after a remount.
 func TestFio(t *testing.T) {
 	lab.Need(t, "fio")
+	size := lab.Sized(16, 4) // MiB
 	kinds := map[string]string{
 		"random":         "--ioengine=psync --rw=randwrite --bsrange=512-100k --bs_unaligned",
 		"sequential":     "--ioengine=psync --rw=write --bs=37k",
@@ -17,15 +19,15 @@ func TestFio(t *testing.T) {
 		"direct":         "--ioengine=psync --rw=randwrite --bs=4k --direct=1",
 		"async":          "--ioengine=libaio --rw=randwrite --bs=16k --iodepth=16",
 		"async direct":   "--ioengine=libaio --rw=randwrite --bs=64k --iodepth=16 --direct=1",
-		"synced":         "--ioengine=psync --rw=randwrite --bs=8k --fdatasync=16 --io_size=2m",
-		"several at one": "--ioengine=psync --rw=randwrite --bs=4k --numjobs=4 --thread --offset_increment=4m",
+		"synced":         fmt.Sprintf("--ioengine=psync --rw=randwrite --bs=8k --fdatasync=16 --io_size=%dk", size<<10/8),
+		"several at one": fmt.Sprintf("--ioengine=psync --rw=randwrite --bs=4k --numjobs=4 --thread --offset_increment=%dm", size/4),
 	}
 	modes(t, "", func(t *testing.T, m *lab.Mount) {
 		fio := func(name, more string) {
 			args := append(strings.Fields(kinds[name]+" "+more), "--name=job", "--filename="+strings.ReplaceAll(name, " ", "-"),
-				"--size=16m", "--verify=crc32c", "--verify_fatal=1", "--randseed=7", "--output-format=terse")
+				fmt.Sprintf("--size=%dm", size), "--verify=crc32c", "--verify_fatal=1", "--randseed=7", "--output-format=terse")
 			if strings.HasPrefix(name, "several") {
-				args = append(args, "--size=4m")
+				args = append(args, fmt.Sprintf("--size=%dm", size/4))
 			}
 			lab.Run(t, m.Dir, "fio", args...)
 		}

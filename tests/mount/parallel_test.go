@@ -31,7 +31,7 @@ func TestParallel(t *testing.T) {
 
 func parallelWork(t *testing.T, dir string) {
 	t.Helper()
-	const workers, rounds = 8, 40
+	workers, rounds := 8, lab.Sized(40, 16)
 	for _, sub := range []string{"a", "b"} {
 		check(t, os.Mkdir(filepath.Join(dir, sub), 0o755), "mkdir")
 	}
@@ -51,7 +51,7 @@ func churn(dir string, w, rounds int) error {
 	for i := range rounds {
 		name := fmt.Sprintf("w%d-%d", w, i)
 		a, b := filepath.Join(dir, "a", name), filepath.Join(dir, "b", name)
-		data := bytes.Repeat([]byte(name+";"), 1+i*i*40)
+		data := bytes.Repeat([]byte(name+";"), 1+i*i*64000/(rounds*rounds))
 		if err := os.WriteFile(a+".tmp", data, 0o644); err != nil {
 			return err
 		}

@@ -18,14 +18,15 @@ import (
 
 // programs work in a directory and check what they have done; each runs until it fails or its time is up.
 func programs() map[string]string {
+	commits, inserts, size := lab.Sized(8, 3), lab.Sized(40, 12), lab.Sized(8, 2)
 	return map[string]string{
-		"git": `git init -q repo && cd repo && git config user.email a@b && git config user.name a
-			for i in 1 2 3 4 5 6 7 8; do head -c 30000 /dev/urandom > file$i; echo $i >> log; git add -A; git commit -qm "$i"; done
-			git gc -q && git fsck --strict && test "$(git rev-list --count HEAD)" = 8`,
-		"sqlite": `sqlite3 db "create table t(a integer primary key, b blob)"
-			for i in $(seq 40); do sqlite3 db "insert into t(b) values (randomblob(1500)), (randomblob(1500)), (randomblob(1500))"; done
-			test "$(sqlite3 db 'pragma integrity_check')" = ok && test "$(sqlite3 db 'select count(*) from t')" = 120`,
-		"fio": `fio --name=v --filename=data --size=8M --rw=randrw --bs=4k-64k --bs_unaligned=1 --verify=crc32c --do_verify=1 --fsync=32 --ioengine=psync --minimal > out`,
+		"git": fmt.Sprintf(`git init -q repo && cd repo && git config user.email a@b && git config user.name a
+			for i in $(seq %[1]d); do head -c 30000 /dev/urandom > file$i; echo $i >> log; git add -A; git commit -qm "$i"; done
+			git gc -q && git fsck --strict && test "$(git rev-list --count HEAD)" = %[1]d`, commits),
+		"sqlite": fmt.Sprintf(`sqlite3 db "create table t(a integer primary key, b blob)"
+			for i in $(seq %d); do sqlite3 db "insert into t(b) values (randomblob(1500)), (randomblob(1500)), (randomblob(1500))"; done
+			test "$(sqlite3 db 'pragma integrity_check')" = ok && test "$(sqlite3 db 'select count(*) from t')" = %d`, inserts, 3*inserts),
+		"fio": fmt.Sprintf(`fio --name=v --filename=data --size=%dM --rw=randrw --bs=4k-64k --bs_unaligned=1 --verify=crc32c --do_verify=1 --fsync=32 --ioengine=psync --minimal > out`, size),
 	}
 }
 

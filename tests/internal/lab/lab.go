@@ -44,6 +44,14 @@ func Subdir(t testing.TB, dir, name string, mode os.FileMode) string {
 	return path
 }
 
+// Sized is how much of something a test does: long, or with -short the lesser short.
+func Sized(long, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return long
+}
+
 // Need skips the test where a program is missing, and says which package has it.
 func Need(t testing.TB, programs ...string) {
 	t.Helper()
