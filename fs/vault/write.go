@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 
 	"kmsfs/envelope"
@@ -20,13 +21,26 @@ const (
 // Write writes p at off. When it returns without an error, all of p is with the backing file system and survives the
 // death of this process; when it returns an error, each chunk is as before or as after. security.capability is dropped in any case.
 func (v *Vault) Write(ctx context.Context, n *Node, p []byte, off int64, priv Privileges) (int, error) {
-	if v.readOnly {
+	if off < 0 {
+		return 0, ErrTooBig
+	}
+	return v.write(ctx, n, p, off, priv)
+}
+
+// Append is Write at the end of the file, wherever that is by then: what other hosts append meanwhile is before p or
+// behind it. More than 1 MiB may be torn by them.
+func (v *Vault) Append(ctx context.Context, n *Node, p []byte, priv Privileges) (int, error) {
+	return v.write(ctx, n, p, atEnd, priv)
+}
+
+// write is Write at off or atEnd.
+func (v *Vault) write(ctx context.Context, n *Node, p []byte, off int64, priv Privileges) (int, error) {
+	switch {
+	case v.readOnly:
 		return 0, ErrReadOnly
-	}
-	if len(p) == 0 {
+	case len(p) == 0:
 		return 0, nil
-	}
-	if off < 0 || off > v.maxSize-int64(len(p)) {
+	case off > v.maxSize-int64(len(p)):
 		return 0, ErrTooBig
 	}
 	f, err := v.acquire(n)
@@ -34,36 +48,13 @@ func (v *Vault) Write(ctx context.Context, n *Node, p []byte, off int64, priv Pr
 		return 0, err
 	}
 	defer f.release()
-	for done := 0; done < len(p); {
-		part := p[done:min(len(p), done+writeMost)]
-		if err := f.write(ctx, part, off+int64(done), priv); err != nil {
+	for part := range slices.Chunk(p, writeMost) {
+		if err := f.write(ctx, part, off, priv); err != nil {
 			return 0, err
 		}
-		done += len(part)
-	}
-	return len(p), nil
-}
-
-// Append is Write at the end of the file, wherever that is by then: what other hosts append meanwhile is before p or
-// behind it. More than 1 MiB may be torn by them.
-func (v *Vault) Append(ctx context.Context, n *Node, p []byte, priv Privileges) (int, error) {
-	if v.readOnly {
-		return 0, ErrReadOnly
-	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	f, err := v.acquire(n)
-	if err != nil {
-		return 0, err
-	}
-	defer f.release()
-	for done := 0; done < len(p); {
-		part := p[done:min(len(p), done+writeMost)]
-		if err := f.write(ctx, part, atEnd, priv); err != nil {
-			return 0, err
+		if off != atEnd {
+			off += int64(len(part))
 		}
-		done += len(part)
 	}
 	return len(p), nil
 }
