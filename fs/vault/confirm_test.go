@@ -90,6 +90,21 @@ func stays(t *testing.T, v *vault.Vault, n *vault.Node, want []byte) {
 	}
 }
 
+// opensWith holds that the file has that content where the vault, which is closed, is opened anew.
+func opensWith(t *testing.T, at place, ks keysource.Keysource, want []byte) {
+	t.Helper()
+	v := openVault(t, at, ks, vault.Options{})
+	n, err := find(v, "file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stays(t, v, n, want)
+	v.Forget(n, 1)
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // noted returns bytes that tell chunks apart.
 func noted(n int, salt byte) []byte {
 	b := make([]byte, n)
@@ -228,15 +243,7 @@ func TestConfirmLast(t *testing.T) {
 			t.Fatal(err)
 		}
 		ks.deny(nil)
-		v = openVault(t, at, ks, vault.Options{})
-		if n, _, err = v.Lookup(v.Root(), "file"); err != nil {
-			t.Fatal(err)
-		}
-		stays(t, v, n, want)
-		v.Forget(n, 1)
-		if err := v.Close(); err != nil {
-			t.Fatal(err)
-		}
+		opensWith(t, at, ks, want)
 	}
 }
 
@@ -312,15 +319,7 @@ func TestConfirmEmptied(t *testing.T) {
 			if err := v.Close(); err != nil {
 				t.Fatal(err)
 			}
-			v = openVault(t, at, ks, vault.Options{})
-			if n, _, err = v.Lookup(v.Root(), "file"); err != nil {
-				t.Fatal(err)
-			}
-			stays(t, v, n, want)
-			v.Forget(n, 1)
-			if err := v.Close(); err != nil {
-				t.Fatal(err)
-			}
+			opensWith(t, at, ks, want)
 		})
 	}
 }
