@@ -164,18 +164,25 @@ func TestAppendAndResume(t *testing.T) {
 	}
 }
 
-// TestTampering changes, removes, swaps and inserts lines: Verify names the first bad one.
-func TestTampering(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "audit.log")
+// written makes a log of n lines, and returns its path and text.
+func written(t *testing.T, n int) (path string, text []byte) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "audit.log")
 	l := openLog(t, Config{Path: path})
-	mustAdd(t, l, 6)
+	mustAdd(t, l, n)
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	good, err := os.ReadFile(path)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return path, text
+}
+
+// TestTampering changes, removes, swaps and inserts lines: Verify names the first bad one.
+func TestTampering(t *testing.T) {
+	_, good := written(t, 6)
 	lines := bytes.SplitAfter(good, []byte("\n"))[:6]
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	for name, c := range map[string]struct {
@@ -208,16 +215,7 @@ func TestTampering(t *testing.T) {
 
 // TestTorn cuts the log at every byte of its last line, and puts zeros in its place, as crashes do.
 func TestTorn(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "audit.log")
-	l := openLog(t, Config{Path: path})
-	mustAdd(t, l, 3)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	good, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	path, good := written(t, 3)
 	begin := bytes.LastIndexByte(good[:len(good)-1], '\n') + 1
 	zeros := append(bytes.Clone(good[:begin]), make([]byte, 300)...)
 	holes := append(append(bytes.Clone(zeros), good[begin:]...), make([]byte, 9)...) // zeros, a line end, zeros
@@ -254,16 +252,7 @@ func cuts(text []byte, begin int) [][]byte {
 
 // TestDamagedEnd: what is not a crash's doing is refused when the log is opened, and stays as it is.
 func TestDamagedEnd(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "audit.log")
-	l := openLog(t, Config{Path: path})
-	mustAdd(t, l, 3)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	good, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	path, good := written(t, 3)
 	for name, text := range map[string][]byte{
 		"last line":   append(bytes.Clone(good), "hello\n"...),
 		"line before": bytes.Replace(good, []byte("Op1"), []byte("Op7"), 1),
