@@ -163,19 +163,32 @@ func (w *world) anchorIn(o *thing) {
 	}
 }
 
-// dirSynced notes that the names in dir are durable.
+// dirSynced notes that the names in dir are durable. w.mu is held.
 func (w *world) dirSynced(dir uint64) {
+	d := w.things[dir]
+	for name := range d.since {
+		d.since[name] = []uint64{d.names[name]}
+	}
+	d.attrsSynced()
+	if d.anchored {
+		w.anchorIn(d)
+	}
+}
+
+// allSynced notes that everything is durable.
+func (w *world) allSynced() {
 	w.change(func() {
-		d := w.things[dir]
-		for name := range d.since {
-			d.since[name] = []uint64{d.names[name]}
+		for ino, o := range w.things {
+			o.dataSynced()
+			w.dirSynced(ino)
 		}
-		d.synced = true
-		d.attrsSynced()
-		if d.anchored {
-			w.anchorIn(d)
-		}
+		w.anchorIn(w.things[w.root])
 	})
+}
+
+func (o *thing) dataSynced() {
+	o.was = o.was[len(o.was)-1:]
+	o.synced = len(o.data()) > 0
 }
 
 func (o *thing) attrsSynced() {
@@ -332,13 +345,17 @@ func (w *world) step() error {
 		return w.with(path, func(n *vault.Node) error {
 			err := w.v.Fsync(n, vault.SyncScope(w.r.IntN(2)))
 			if err == nil {
-				w.dirSynced(at.dir)
+				w.change(func() { w.dirSynced(at.dir) })
 			}
 			return err
 		})
 	case 18:
 		w.note("flush")
-		return w.v.Flush()
+		err := w.v.Flush()
+		if err == nil {
+			w.allSynced()
+		}
+		return err
 	default:
 		return w.write()
 	}
@@ -475,8 +492,7 @@ func (w *world) sync() error {
 		err := w.v.Fsync(n, scope)
 		if err == nil {
 			w.change(func() {
-				o.was = o.was[len(o.was)-1:]
-				o.synced = len(o.data()) > 0
+				o.dataSynced()
 				if scope == vault.SyncAll {
 					o.attrsSynced()
 				}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"syscall"
 	"testing"
@@ -175,5 +176,26 @@ func TestUndoneRmdir(t *testing.T) {
 	}
 	if back == 0 {
 		t.Error("no directory came back: the test shows nothing")
+	}
+}
+
+// TestFlushIsDurable finds all that was done before a Flush after a power cut, also what leaves nothing to be settled.
+func TestFlushIsDurable(t *testing.T) {
+	ks, fs := &memoryKeys{}, memfs.New(memfs.Config{})
+	v := newVault(t, fs.Root, ks, vault.Options{})
+	defer v.Close()
+	for _, s := range []step{put("a", pattern(1, 9000)), flush(), mkdir("d"), rename("a", "d/b", 0), put("c", nil), symlink("s", "c"), flush()} {
+		if err := s.do(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := look(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := openVault(t, fs.Crash(memfs.Policy{}).Root, ks, vault.Options{})
+	defer after.Close()
+	if got, err := look(after); err != nil || !maps.Equal(got, want) {
+		t.Errorf("got %v, %v\nwant %v", got, err, want)
 	}
 }

@@ -531,7 +531,10 @@ func (v *Vault) Flush() error {
 	}
 	err := errors.Join(v.journal.checkpoint(evenActive), v.keeper.run())
 	v.reaper.drain() // what was held to be settled only
-	return errors.Join(err, v.keeper.run())
+	if err = errors.Join(err, v.keeper.run()); err != nil {
+		return err
+	}
+	return v.syncFS(v.losses()) // names and attributes, which leave the keeper nothing to do
 }
 
 // losses counts the failures of syncfs(2). Of each the kernel tells once, and not in which file: whoever has seen another
