@@ -9,6 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // state is what a name stood for from position since on, as far as the program that worked knows; nil data is no file.
@@ -75,7 +78,7 @@ func (w *worker) bytes(n int) []byte {
 
 // step does one thing that programs do, most of them to be safe afterwards.
 func (w *worker) step(i int) error {
-	switch w.random.IntN(9) {
+	switch w.random.IntN(15) {
 	case 0, 1:
 		return w.logLine()
 	case 2, 3:
@@ -88,6 +91,18 @@ func (w *worker) step(i int) error {
 		return w.small(i)
 	case 7:
 		return w.truncate()
+	case 8:
+		return w.link(i)
+	case 9:
+		return w.exchange()
+	case 10:
+		return w.attribute()
+	case 11:
+		return w.punch()
+	case 12:
+		return w.move(i)
+	case 13:
+		return w.moveOut(i)
 	default:
 		return w.remove()
 	}
@@ -229,17 +244,160 @@ func (w *worker) truncate() error {
 
 // remove removes a small file.
 func (w *worker) remove() error {
-	for path, n := range w.names {
-		if len(path) < 5 || path[:5] != "small" || n.states[len(n.states)-1].data == nil {
-			continue
-		}
-		w.becomes(path, nil)
-		if err := os.Remove(filepath.Join(w.dir, path)); err != nil {
-			return err
-		}
-		return w.syncDir(".", path)
+	path := w.any("small")
+	if path == "" {
+		return nil
 	}
-	return nil
+	w.becomes(path, nil)
+	if err := os.Remove(filepath.Join(w.dir, path)); err != nil {
+		return err
+	}
+	return w.syncDir(".", path)
+}
+
+// link gives a small file another name.
+func (w *worker) link(i int) error {
+	path := w.any("small")
+	if path == "" {
+		return nil
+	}
+	f, err := os.Open(filepath.Join(w.dir, path))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	to := fmt.Sprint("link", i)
+	w.becomes(to, w.current(path))
+	if err := os.Link(filepath.Join(w.dir, path), filepath.Join(w.dir, to)); err != nil {
+		return err
+	}
+	return w.syncDir(".", path, to)
+}
+
+// any returns a file whose name begins so, "" where there is none.
+func (w *worker) any(prefix string) string {
+	var all []string
+	for path, n := range w.names {
+		if strings.HasPrefix(path, prefix) && !strings.Contains(path, attrMark) && n.states[len(n.states)-1].data != nil {
+			all = append(all, path)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	slices.Sort(all)
+	return all[w.random.IntN(len(all))]
+}
+
+// exchange has two files change places.
+func (w *worker) exchange() error {
+	a, b := w.any("config"), w.any("config")
+	if a == b {
+		return nil
+	}
+	x, y := w.current(a), w.current(b)
+	w.becomes(a, y)
+	w.becomes(b, x)
+	if err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(w.dir, a), unix.AT_FDCWD, filepath.Join(w.dir, b), unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	return w.syncDir(".", a, b)
+}
+
+// attrMark stands between a file and its attribute, which has states as a name does.
+const attrMark = "@user."
+
+// attribute sets or removes an extended attribute.
+func (w *worker) attribute() error {
+	path := w.any([]string{"log", "database"}[w.random.IntN(2)])
+	if path == "" {
+		return nil
+	}
+	at := path + attrMark + "test"
+	value := w.bytes(1 + w.random.IntN(400))
+	if w.current(at) != nil && w.random.IntN(3) == 0 {
+		value = nil
+	}
+	return w.change(path, os.O_WRONLY, w.current(path), func(f *os.File) (err error) {
+		w.becomes(at, value)
+		if value == nil {
+			err = unix.Fremovexattr(int(f.Fd()), "user.test")
+		} else {
+			err = unix.Fsetxattr(int(f.Fd()), "user.test", value, 0)
+		}
+		if err == nil && w.random.IntN(2) == 0 {
+			if err = f.Sync(); err == nil && len(w.of(path).promises) > 0 {
+				w.safe(at)
+			}
+		}
+		return err
+	}, 50)
+}
+
+// punch makes a hole in a file.
+func (w *worker) punch() error {
+	path := w.any("database")
+	if path == "" || len(w.current(path)) == 0 {
+		return nil
+	}
+	data := slices.Clone(w.current(path))
+	off := w.random.IntN(len(data))
+	n := 1 + w.random.IntN(30<<10)
+	clear(data[off:min(off+n, len(data))])
+	return w.change(path, os.O_WRONLY, data, func(f *os.File) error {
+		return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(off), int64(n))
+	}, 60)
+}
+
+// move gives a directory another name.
+func (w *worker) move(i int) error {
+	path := w.any("dir")
+	if path == "" {
+		return nil
+	}
+	dir, to := filepath.Dir(path), fmt.Sprint("dir", i, "moved")
+	data := w.current(path)
+	w.becomes(path, nil)
+	w.becomes(to+"/file", data)
+	if err := os.Rename(filepath.Join(w.dir, dir), filepath.Join(w.dir, to)); err != nil {
+		return err
+	}
+	return w.syncDir(".", path, to+"/file")
+}
+
+// moveOut moves a file into another directory, and removes the one that it was in.
+func (w *worker) moveOut(i int) error {
+	path := w.any("dir")
+	if path == "" {
+		return nil
+	}
+	dir, to := filepath.Dir(path), fmt.Sprint("out", i)
+	data := w.current(path)
+	w.becomes(path, nil)
+	w.becomes(to, data)
+	if err := os.Rename(filepath.Join(w.dir, path), filepath.Join(w.dir, to)); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(w.dir, dir)); err != nil {
+		return err
+	}
+	return w.syncDir(".", path, to)
+}
+
+// read reads what has states: a file or an attribute.
+func read(path string) ([]byte, error) {
+	path, attr, ok := strings.Cut(path, attrMark)
+	if !ok {
+		return os.ReadFile(path)
+	}
+	value := make([]byte, 1000)
+	n, err := unix.Getxattr(path, "user."+attr, value)
+	if errors.Is(err, unix.ENODATA) {
+		err = fs.ErrNotExist
+	}
+	return value[:max(n, 0)], err
 }
 
 // check compares what is found in dir with what was promised at position at. It returns what is wrong.
@@ -264,9 +422,13 @@ func (w *worker) check(dir string, at int) []string {
 				allowed = append(allowed, s.data)
 			}
 		}
-		got, err := os.ReadFile(filepath.Join(dir, path))
+		got, err := read(filepath.Join(dir, path))
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && absent:
+		case err == nil && strings.Contains(path, attrMark):
+			if !slices.ContainsFunc(allowed, func(a []byte) bool { return bytes.Equal(a, got) }) {
+				wrong = append(wrong, fmt.Sprintf("%.40s: none of the values that it had", path))
+			}
 		case err != nil:
 			wrong = append(wrong, fmt.Sprintf("%.20s: %v (%s)", path, err, w.told(path, at)))
 		default:
