@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -76,8 +77,8 @@ func (f *file) replay(key *envelope.FileKey, rr []envelope.JournalRecord) error 
 	return f.replayChunks(key, chunks)
 }
 
-// replayBlock puts the first block in place: the last one that leads from the one that is there. One that is torn
-// leads anywhere; one that is whole and in no record is later than all of them.
+// replayBlock puts the first block in place: the last one that leads from the one that is there, by its first sector, which
+// no crash tears. One that is whole and in no record is later than all of them; one that is not is damaged.
 func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalRecord) error {
 	if len(blocks) == 0 {
 		return nil
@@ -92,7 +93,9 @@ func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalReco
 	reached := map[[envelope.TagSize]byte]bool{there: true}
 	var last *envelope.JournalRecord
 	for _, r := range blocks {
-		if next := envelope.BlockToken(r.Block); reached[r.Token] || next == there {
+		next := envelope.BlockToken(r.Block)
+		cut := got < envelope.SectorSize && bytes.HasPrefix(r.Block, b[:got]) // the block is there, but not the size that it gave the file
+		if reached[r.Token] || next == there || cut {
 			reached[next] = true
 			last = r
 		}
