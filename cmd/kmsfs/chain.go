@@ -127,6 +127,9 @@ func (m *mounted) chainKeys(ctx context.Context, p *mountPlan, top backing.Dir, 
 	}
 	if p.Keysource == "" {
 		p.Keysource = cfg.Keysource
+		if err := checkNamed(p.KnownStore, p.Vault, p.Keysource); err != nil {
+			return err
+		}
 	}
 	p.Init = false // the vault exists: a new key store could not open it
 	ks, err := openKeysource(ctx, *p, p.Keysource, secret, nil)

@@ -26,6 +26,7 @@ var (
 	errMounted      = errors.New("already mounted")
 	errMountpoint   = errors.New("mountpoint")
 	errOverlap      = errors.New("vault and mountpoint overlap")
+	errForeign      = errors.New("another vault")
 	errNoKeyStore   = errors.New("no key store")
 	errNoFUSE       = errors.New("no /dev/fuse")
 	errNoFusermount = errors.New("no fusermount3")
@@ -96,8 +97,8 @@ func exitTable() []exit {
 		{8, mountFailure, "wrong key: the CMK does not open the vault",
 			"name the key store that the vault was made with: --key-store DIR", []error{envelope.ErrWrongKey,
 				keysource.ErrInvalidCiphertext, keysource.ErrIncorrectKey}},
-		{3, mountFailure, "the vault is damaged or was edited, or has lost data keys; verify: damage was found, or a manifest that cannot be trusted", "restore .kmsfs/vault.json from a backup of the vault",
-			[]error{envelope.ErrCorrupt, vault.ErrCorrupt, sidecar.ErrNoRecord, manifest.ErrSignature, manifest.ErrMalformed}},
+		{3, mountFailure, "the vault is damaged or was edited or exchanged, or has lost data keys; verify: damage was found, or a manifest that cannot be trusted", "restore .kmsfs/vault.json from a backup of the vault",
+			[]error{errForeign, envelope.ErrCorrupt, vault.ErrCorrupt, sidecar.ErrNoRecord, manifest.ErrSignature, manifest.ErrMalformed}},
 		{18, mountFailure, "the keysource cannot be reached or throttles", "try again", []error{keysource.ErrUnavailable,
 			keysource.ErrThrottled, keysource.ErrClosed, local.ErrLocked, context.DeadlineExceeded}},
 		{19, mountSystem, "/dev/fuse is missing or cannot be opened", "sudo modprobe fuse", []error{errNoFUSE}},

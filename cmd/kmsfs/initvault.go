@@ -51,7 +51,7 @@ wraps many data keys. The KMS then logs the use of branch keys, not of files.`,
 			if err != nil {
 				return err
 			}
-			p := mountPlan{Init: true, Key: key, ChunkSize: chunkSize, MasterKeyFile: flags.masterKeyFile, SealNew: sealNew}
+			p := mountPlan{Init: true, Key: key, ChunkSize: chunkSize, MasterKeyFile: flags.masterKeyFile, SealNew: sealNew, KnownStore: a.knownStore()}
 			if p.Vault, err = resolve(args[0]); err != nil {
 				return err
 			}
@@ -155,6 +155,9 @@ func makeVault(ctx context.Context, p mountPlan, ks keysource.Keysource, alsoWra
 		return explain(err, p)
 	}
 	if cfg, err := vault.ReadConfig(top); err == nil {
+		if err := forgetKnown(p.KnownStore, p.Vault, p.NewKeysource); err != nil {
+			return err
+		}
 		noteVault(p.NewKeysource, p.Vault, cfg, slog.New(slog.DiscardHandler)) // the first mount warns
 	}
 	return nil

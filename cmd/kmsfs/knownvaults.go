@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -69,6 +70,82 @@ func noteVault(url, path string, cfg *envelope.Config, log *slog.Logger) {
 }
 
 func noteKnown(store, path, volume string, now time.Time) error {
+	return changeKnown(store, func(list []knownVault) ([]knownVault, error) {
+		kept := list[:0]
+		for _, k := range list {
+			if k.Path != path {
+				kept = append(kept, k)
+			} else if k.VolumeID == volume && now.Sub(k.Seen) < knownAge && now.After(k.Seen) {
+				return nil, nil
+			}
+		}
+		list = append(kept, knownVault{path, volume, now.UTC().Truncate(time.Second)})
+		sort.Slice(list, func(i, j int) bool { return list[i].Seen.After(list[j].Seen) })
+		if len(list) > knownMost {
+			return nil, fmt.Errorf("%s has %d vaults: take out those that are gone", filepath.Join(store, knownName), len(list)-1)
+		}
+		return list, nil
+	})
+}
+
+// knownStore is the directory of the default key store, "" where there is none.
+func (a *app) knownStore() string {
+	dir, err := a.defaultStore()
+	if err != nil {
+		return ""
+	}
+	return dir
+}
+
+// checkNamed refuses the keysource at url, which the vault at path names itself, where that is not to be believed: who can write the
+// vault could put one of his own there, and would have the key of all that is written from then on. The default key store knows
+// its vaults; a vault that it knows and that names another keysource is not the one it was, nor is one with a key store in it.
+func checkNamed(store, path, url string) error {
+	u, err := keysource.ParseURL(url)
+	if err != nil {
+		return nil // who opens it says so
+	}
+	if u.Scheme == keysource.SchemeLocal {
+		if u.Path, err = filepath.Abs(u.Path); err == nil && inside(u.Path, path) {
+			return hintf(faultf(errForeign, "the vault %s names a key store within itself, %s", path, u.Path),
+				"who can write the vault may have put it there; --key-store %s opens it all the same", quote(u.Path))
+		}
+		if u.Path == store {
+			return nil
+		}
+	}
+	known, err := readKnown(store)
+	if store == "" || errors.Is(err, iofs.ErrPermission) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, k := range known {
+		if k.Path == path {
+			return hintf(faultf(errForeign, "the vault %s was of the key store %s, and names %s now", path, store, u),
+				"another vault is in its place; --keysource %s opens it all the same", quote(u.String()))
+		}
+	}
+	return nil
+}
+
+// forgetKnown takes the vault at path out of the list of a key store that is not at url: another one was made there.
+func forgetKnown(store, path, url string) error {
+	u, err := keysource.ParseURL(url)
+	if err != nil || store == "" || u.Scheme == keysource.SchemeLocal && u.Path == store {
+		return err
+	}
+	if known, err := readKnown(store); err != nil || !slices.ContainsFunc(known, func(k knownVault) bool { return k.Path == path }) {
+		return nil
+	}
+	return changeKnown(store, func(list []knownVault) ([]knownVault, error) {
+		return slices.DeleteFunc(list, func(k knownVault) bool { return k.Path == path }), nil
+	})
+}
+
+// changeKnown replaces the list of a key store by what change makes of it, unless that is nil.
+func changeKnown(store string, change func([]knownVault) ([]knownVault, error)) error {
 	dir, err := os.Open(store)
 	if err != nil {
 		return err
@@ -78,21 +155,11 @@ func noteKnown(store, path, volume string, now time.Time) error {
 		return err
 	}
 	list, err := readKnown(store)
-	if err != nil {
+	if err == nil {
+		list, err = change(list)
+	}
+	if err != nil || list == nil {
 		return err
-	}
-	kept := list[:0]
-	for _, k := range list {
-		if k.Path != path {
-			kept = append(kept, k)
-		} else if k.VolumeID == volume && now.Sub(k.Seen) < knownAge && now.After(k.Seen) {
-			return nil
-		}
-	}
-	list = append(kept, knownVault{path, volume, now.UTC().Truncate(time.Second)})
-	sort.Slice(list, func(i, j int) bool { return list[i].Seen.After(list[j].Seen) })
-	if len(list) > knownMost {
-		return fmt.Errorf("%s has %d vaults: take out those that are gone", filepath.Join(store, knownName), len(list)-1)
 	}
 	f, err := os.CreateTemp(store, knownName+".")
 	if err != nil {

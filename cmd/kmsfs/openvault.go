@@ -59,6 +59,13 @@ const (
 
 // openKeysFor is openKeys.
 func (a *app) openKeysFor(ctx context.Context, s *storeFlags, p mountPlan, often uses) (keysource.Keysource, error) {
+	if named, err := s.fromURL(); err != nil {
+		return nil, err
+	} else if named == "" { // it is what the vault says
+		if err := checkNamed(a.knownStore(), p.Vault, p.Keysource); err != nil {
+			return nil, err
+		}
+	}
 	secret, _, err := s.source(a)
 	if err != nil {
 		return nil, err

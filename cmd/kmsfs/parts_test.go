@@ -41,7 +41,7 @@ func TestExitTable(t *testing.T) {
 		{errMountpoint, 6, 32},
 		{errOverlap, 7, 32},
 		{envelope.ErrWrongKey, 8, 32}, {keysource.ErrInvalidCiphertext, 8, 32}, {keysource.ErrIncorrectKey, 8, 32},
-		{envelope.ErrCorrupt, 3, 32}, {vault.ErrCorrupt, 3, 32}, {sidecar.ErrNoRecord, 3, 32},
+		{errForeign, 3, 32}, {envelope.ErrCorrupt, 3, 32}, {vault.ErrCorrupt, 3, 32}, {sidecar.ErrNoRecord, 3, 32},
 		{manifest.ErrSignature, 3, 32}, {manifest.ErrMalformed, 3, 32}, {manifest.ErrVersion, 10, 32},
 		{envelope.ErrUnsupported, 10, 32}, {keysource.ErrUnsupported, 10, 32},
 		{errNoKeyStore, 11, 32},

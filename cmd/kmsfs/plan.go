@@ -13,6 +13,8 @@ type mountPlan struct {
 	Vault, Mountpoint string
 	// Keysource is the URL to use in place of the one that the vault names; empty: that one.
 	Keysource string
+	// KnownStore is the directory of the key store that may know the vault: see checkNamed.
+	KnownStore string
 	// NewKeysource is the URL that a new vault gets where Keysource is empty.
 	NewKeysource  string
 	MasterKeyFile string
@@ -83,6 +85,7 @@ func (m *mountFlags) finish(a *app, vaultDir, mountpoint string) (mountPlan, err
 	if p.Keysource, err = m.fromURL(); err != nil {
 		return p, err
 	}
+	p.KnownStore = a.knownStore()
 	if err = p.reversePlan.finish(&p); err != nil {
 		return p, err
 	}

@@ -181,6 +181,9 @@ func (a *app) surveySource(ctx context.Context, f *statusFlags, path string, c *
 	}
 	if url == "" {
 		url = c.Keysource
+		if err := checkNamed(a.knownStore(), path, url); err != nil {
+			return nil, err
+		}
 	}
 	secret, _, err := f.source(a)
 	if err != nil {
