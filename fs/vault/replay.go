@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -78,7 +77,7 @@ func (f *file) replay(key *envelope.FileKey, rr []envelope.JournalRecord) error 
 }
 
 // replayBlock puts the first block in place: the last one that leads from the one that is there, by its first sector, which
-// no crash tears. One that is whole and in no record is later than all of them; one that is not is damaged.
+// no crash tears. One that is whole and in no record is later than all of them; one that is not is damaged, but see begun.
 func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalRecord) error {
 	if len(blocks) == 0 {
 		return nil
@@ -93,9 +92,7 @@ func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalReco
 	reached := map[[envelope.TagSize]byte]bool{there: true}
 	var last *envelope.JournalRecord
 	for _, r := range blocks {
-		next := envelope.BlockToken(r.Block)
-		cut := got < envelope.SectorSize && bytes.HasPrefix(r.Block, b[:got]) // the block is there, but not the size that it gave the file
-		if reached[r.Token] || next == there || cut {
+		if next := envelope.BlockToken(r.Block); reached[r.Token] || next == there {
 			reached[next] = true
 			last = r
 		}
@@ -103,8 +100,11 @@ func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalReco
 	switch {
 	case last == nil && whole: // later than all
 		last = blocks[len(blocks)-1]
-	case last == nil: // no crash tears a sector: it is damaged, and who reads it will be told
+	case last == nil && !f.begun(key, b[:got]): // it is damaged, and who reads it will be told
 		return nil
+	case last == nil:
+		last = blocks[len(blocks)-1]
+		fallthrough
 	case !whole || envelope.BlockToken(last.Block) != there:
 		f.replayed = true
 		if _, err := f.bf.WriteAt(last.Block, 0); err != nil {
@@ -123,6 +123,21 @@ func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalReco
 		return f.bf.Truncate(int64(len(last.Block)))
 	}
 	return nil
+}
+
+// begun says whether a first block that is not whole may be what a crash has left of an index block that was never known to be
+// durable: the size that it gave the file is lost, or sectors behind its first one.
+func (f *file) begun(key *envelope.FileKey, b []byte) bool {
+	h, err := envelope.ParseHeader(b)
+	if err != nil || h.Flags&envelope.FlagInline != 0 {
+		return false
+	}
+	if len(b) < envelope.BlockSize {
+		return true
+	}
+	var blk envelope.IndexBlock
+	copy(blk[:], b)
+	return h.Size == 0 && h.Flags&(envelope.FlagExact|envelope.FlagCut) == 0 && f.verifySector(key, &blk, 0, 0) == nil
 }
 
 // replayFirst puts in place the ciphertext of chunk 0 that came with an index block, if b, the index block that is there,
