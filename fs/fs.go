@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -151,10 +152,10 @@ func (o *Options) complete() {
 // begin answers requests from now on.
 func (s *Server) begin(o Options) (*Server, error) {
 	go s.run()
-	var st unix.Stat_t
-	if err := unix.Stat(s.dir, &st); err != nil {
+	var st unix.Statx_t // the kernel knows which device it is without asking this process, see outside.go
+	if err := unix.Statx(unix.AT_FDCWD, s.dir, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, 0, &st); err != nil {
 		s.UnmountLazily()
-		return nil, err
+		return nil, &os.PathError{Op: "statx", Path: s.dir, Err: err}
 	}
 	setReadAhead(&st, o.ReadAhead, o.Log)
 	return s, nil

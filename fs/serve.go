@@ -150,12 +150,6 @@ func (s *Server) Wait() error {
 // Done is closed when the mount is gone and the last request is answered.
 func (s *Server) Done() <-chan struct{} { return s.ended }
 
-// Unmount detaches the mount; EBUSY while it is in use. Wait returns soon after.
-func (s *Server) Unmount() error { return detach(s.dir, 0) }
-
-// UnmountLazily detaches the mount from the tree at once; it ends when nobody uses it any more.
-func (s *Server) UnmountLazily() error { return detach(s.dir, unix.MNT_DETACH) }
-
 func (s *Server) spawn() {
 	w, err := s.newWorker()
 	if err != nil {

@@ -59,7 +59,7 @@ func (f *freezer) freeze(ctx context.Context, in json.RawMessage, send func(any)
 	if err := checkFreeze(r.Seconds); err != nil {
 		return err
 	}
-	if err := syncMount(f.p.Mountpoint); err != nil { // so that little is to be written once writers are held
+	if err := f.m.server.Sync(); err != nil { // so that little is to be written once writers are held
 		return err
 	}
 	timeout := time.Duration(r.Seconds * float64(time.Second))

@@ -76,7 +76,7 @@ type flushInfo struct {
 // flush makes what was written durable in the vault, with all deferred work.
 func (m *mounted) flush(p mountPlan, send func(any) error) error {
 	began := time.Now()
-	if err := syncMount(p.Mountpoint); err != nil {
+	if err := m.server.Sync(); err != nil {
 		return err
 	}
 	if err := m.vault.Flush(); err != nil {

@@ -8,10 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"sync"
 	"time"
 
+	"kmsfs/fs/vault"
 	"kmsfs/keysource"
 )
 
@@ -71,6 +71,12 @@ func (s *controlServer) handle(verb string, h controlHandler) {
 func (s *controlServer) page(path string, h http.Handler) {
 	s.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(controlLineTime))
+		defer func() { // what net/http logs of a panic has arguments of functions in it
+			if p := recover(); p != nil {
+				s.log.Error("a bug in a page", append([]any{"path", path}, vault.Bug(p)...)...)
+				panic(http.ErrAbortHandler)
+			}
+		}()
 		h.ServeHTTP(w, r)
 	})
 }
@@ -153,7 +159,7 @@ func (s *controlServer) do(w http.ResponseWriter, r *http.Request, verb string, 
 func (s *controlServer) call(ctx context.Context, verb string, h controlHandler, body []byte, send func(any) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.Error("panic", "control", verb, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			s.log.Error("a bug in a control verb", append([]any{"verb", verb}, vault.Bug(p)...)...)
 			err = fmt.Errorf("the daemon failed at %s; its log has more", verb)
 		}
 	}()

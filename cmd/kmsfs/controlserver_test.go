@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,7 +47,7 @@ func controlBench(t *testing.T, verbs map[string]controlHandler) (*app, mountEnt
 // TestControlAnswers: lines come at once and in order; an error keeps code and hint; a panic is an error and ends nothing.
 func TestControlAnswers(t *testing.T) {
 	next := make(chan struct{})
-	a, m, _ := controlBench(t, map[string]controlHandler{
+	a, m, s := controlBench(t, map[string]controlHandler{
 		"lines": func(_ context.Context, in json.RawMessage, send func(any) error) error {
 			if err := send(in); err != nil {
 				return err
@@ -55,8 +56,10 @@ func TestControlAnswers(t *testing.T) {
 			return send("second")
 		},
 		"fail":  func(context.Context, json.RawMessage, func(any) error) error { return hintf(errBusy, "wait") },
-		"panic": func(context.Context, json.RawMessage, func(any) error) error { panic("x") },
+		"panic": func(context.Context, json.RawMessage, func(any) error) error { panic(errors.New("of secretname")) },
 	})
+	var log bytes.Buffer
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
 	var got []string
 	err := a.control(t.Context(), m, "lines", map[string]int{"n": 1}, func(line json.RawMessage) error {
 		if got = append(got, string(line)); len(got) == 1 {
@@ -69,6 +72,9 @@ func TestControlAnswers(t *testing.T) {
 	}
 	if err := a.control(t.Context(), m, "panic", nil, nil); exitOf(err).code != 1 || !strings.Contains(err.Error(), "failed at panic") {
 		t.Errorf("panic: %v", err)
+	}
+	if text := log.String(); !strings.Contains(text, "controlserver_test.go") || strings.Contains(text, "secretname") || strings.Contains(text, "0x") {
+		t.Errorf("the log of the panic lacks where it was, or has more: %s", text)
 	}
 	if err := a.control(t.Context(), m, "fail", nil, nil); exitOf(err).code != 24 || keysource.Hint(err) != "wait" {
 		t.Errorf("fail: %v, %s", err, keysource.Hint(err))

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"syscall"
 
@@ -20,15 +21,19 @@ const memoryLimit = 192 << 20
 // otherwise: little is in use, and each collection gets in the way of the requests.
 const gcPercent = 400
 
-// harden prepares this process to hold keys and to serve files: no core dumps, no reading of its memory by other
-// processes of the same user, as many descriptors as it may have, file modes as the callers ask for them.
-func harden(env func(string) string) error {
+// conceal keeps the memory of this process, which may come to hold a key or a passphrase, from core dumps and from other
+// processes of the same user. The programs that it starts dump no core either: one of them may have the passphrase.
+func conceal() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
 	}
-	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
-		return os.NewSyscallError("setrlimit RLIMIT_CORE", err)
-	}
+	return os.NewSyscallError("setrlimit RLIMIT_CORE", syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}))
+}
+
+// harden prepares this process to serve for long: as many descriptors as it may have, file modes as the callers ask for them,
+// little garbage, and no end because nobody reads its log any more.
+func harden(env func(string) string) error {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // caught and not ignored: the programs that it starts would inherit that
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return os.NewSyscallError("getrlimit RLIMIT_NOFILE", err)

@@ -29,11 +29,24 @@ type app struct {
 
 func main() {
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.Getenv, uid: os.Geteuid(),
-		notifySignals: func(c chan<- os.Signal) { signal.Notify(c, syscall.SIGINT, syscall.SIGTERM) }}
+		notifySignals: notifyEnd}
+	if err := conceal(); err != nil {
+		a.report(err)
+		os.Exit(exitOf(err).code)
+	}
 	if fd := os.Getenv(channelEnv); fd != "" {
 		os.Exit(a.daemon(fd))
 	}
 	os.Exit(a.run(os.Args))
+}
+
+// notifyEnd has c told of the signals that end a mount: that of a terminal that goes away too, unless it is ignored (nohup(1), a
+// daemon in the background).
+func notifyEnd(c chan<- os.Signal) {
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(c, syscall.SIGHUP)
+	}
 }
 
 // run does what args say and returns the exit code; args[0] is the name the program was called by.

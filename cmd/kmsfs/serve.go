@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"kmsfs/keysource/passphrase"
 )
 
@@ -67,7 +65,7 @@ func (a *app) serve(p mountPlan, secret passphrase.Source, log *slog.Logger, rea
 	}
 	err = faultf(errBusy, "ended while the mount was in use")
 	if m.vault != nil {
-		err = errors.Join(err, m.vault.Flush())
+		err = errors.Join(err, m.flushInTime())
 	}
 	return err
 }
@@ -162,43 +160,47 @@ func (m *mounted) untilUnmounted(of *service, signals <-chan os.Signal) bool {
 	if m.thaw != nil { // else unmounting waits for those that are held
 		m.thaw()
 	}
-	go func() { _ = syncMount(p.Mountpoint) }() // what the kernel caches comes to the vault while there is time; may hang with the disk
-	retry := time.NewTicker(100 * time.Millisecond)
-	defer retry.Stop()
-	attempts := retry.C
-	deadline := time.Now().Add(busyGrace)
+	// Whatever asks the mount may hang with the disk, and a signal must be heard all the same.
+	go func() { _ = m.server.Sync() }() // what the kernel caches comes to the vault while there is time
+	ended := make(chan error, 1)
+	try := func() { ended <- m.server.Unmount() }
+	go try()
+	tooLong := time.After(busyGrace)
+	var retry <-chan time.Time
 	for {
-		if attempts != nil {
-			err := m.server.Unmount()
-			if err == nil {
-				attempts = nil
-			} else if time.Now().After(deadline) {
-				log.Warn("the mount is busy: detached, and served until nobody uses it; a second signal ends it",
-					"mountpoint", p.Mountpoint, "err", err)
-				if err := m.server.UnmountLazily(); err != nil {
-					log.Error("cannot detach the mount", "err", err)
-				}
-				attempts = nil
-			}
-		}
 		select {
 		case <-m.server.Done():
 			return true
 		case <-signals:
 			return false
-		case <-attempts:
+		case <-retry:
+			go try()
+		case err := <-ended:
+			if err != nil && tooLong != nil {
+				retry = time.After(100 * time.Millisecond)
+			}
+		case <-tooLong:
+			tooLong, retry = nil, nil
+			log.Warn("the mount is busy: detached, and served until nobody uses it; a second signal ends it", "mountpoint", p.Mountpoint)
+			go func() {
+				if err := m.server.UnmountLazily(); err != nil {
+					log.Error("cannot detach the mount", "err", err)
+				}
+			}()
 		}
 	}
 }
 
-// syncMount writes what the kernel holds for the mount into the vault.
-func syncMount(dir string) error {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: dir, Err: err}
+// flushInTime puts what is in the journal in place, unless the disk takes longer than busyGrace.
+func (m *mounted) flushInTime() error {
+	ended := make(chan error, 1)
+	go func() { ended <- m.vault.Flush() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(busyGrace):
+		return errors.New("what was written last stays in the journal: the disk does not answer")
 	}
-	defer unix.Close(fd)
-	return os.NewSyscallError("syncfs", unix.Syncfs(fd))
 }
 
 // isBusy tells that something uses the mount, from the error of umount2(2) or the words of fusermount3(1).

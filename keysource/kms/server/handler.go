@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
 	"strings"
 	"unicode/utf8"
 
@@ -157,9 +155,11 @@ func (c *call) perform(ctx context.Context, op kms.Operation, body []byte) (out 
 func (c *call) do(ctx context.Context, op kms.Operation, in any) (out any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			// The value could hold anything; where it happened is enough.
-			c.s.cfg.Logger.Error("panic in an operation", slog.String("operation", op.Name), slog.String("request", c.call.RequestID),
-				slog.String("stack", string(debug.Stack())))
+			attrs := []any{"operation", op.Name, "request", c.call.RequestID}
+			if c.s.cfg.Bug != nil {
+				attrs = append(attrs, c.s.cfg.Bug(p)...)
+			}
+			c.s.cfg.Logger.Error("panic in an operation", attrs...)
 			out, err = nil, errors.New("panic")
 		}
 	}()

@@ -45,6 +45,9 @@ type Config struct {
 	Clock keysource.Clock
 	// Logger is for people; nil is none.
 	Logger *slog.Logger
+	// Bug returns what is to be logged of a panic, as pairs for Logger, without what it may hold: no value and no arguments
+	// of functions. It is called in the deferred function that has recovered; nil: nothing more.
+	Bug func(panicked any) []any
 }
 
 // Server serves the protocol. It is an http.Handler and safe for concurrent use.
