@@ -152,7 +152,9 @@ func (o *Options) complete() {
 // begin answers requests from now on.
 func (s *Server) begin(o Options) (*Server, error) {
 	go s.run()
-	var st unix.Statx_t // the kernel knows which device it is without asking this process, see outside.go
+	// The kernel knows which device it is without asking this process, which would never end if it were killed meanwhile: it would
+	// wait for an answer of its own, with the device open.
+	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, s.dir, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, 0, &st); err != nil {
 		s.UnmountLazily()
 		return nil, &os.PathError{Op: "statx", Path: s.dir, Err: err}

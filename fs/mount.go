@@ -83,6 +83,24 @@ func escape(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `,`, `\,`).Replace(s)
 }
 
+// detach unmounts dir. flags are those of umount2(2); of them the helper knows MNT_DETACH.
+func detach(dir string, flags int) error {
+	if os.Geteuid() == 0 {
+		if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|flags); err != nil {
+			return &os.PathError{Op: "umount", Path: dir, Err: err}
+		}
+		return nil
+	}
+	args := []string{"-u", "--", dir}
+	if flags&unix.MNT_DETACH != 0 {
+		args = append([]string{"-z"}, args...)
+	}
+	if out, err := exec.Command("fusermount3", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("fusermount3: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
 // setReadAhead widens the kernel's read-ahead, which INIT cannot ask beyond 128 KiB. Only root may; others keep that.
 func setReadAhead(st *unix.Statx_t, bytes int, log *slog.Logger) {
 	p := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", st.Dev_major, st.Dev_minor)

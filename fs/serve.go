@@ -150,6 +150,22 @@ func (s *Server) Wait() error {
 // Done is closed when the mount is gone and the last request is answered.
 func (s *Server) Done() <-chan struct{} { return s.ended }
 
+// Unmount detaches the mount; EBUSY while it is in use. Wait returns soon after.
+func (s *Server) Unmount() error { return detach(s.dir, 0) }
+
+// UnmountLazily detaches the mount from the tree at once; it ends when nobody uses it any more.
+func (s *Server) UnmountLazily() error { return detach(s.dir, unix.MNT_DETACH) }
+
+// Sync writes what the kernel holds of the mount into the vault, as syncfs(2) does.
+func (s *Server) Sync() error {
+	fd, err := unix.Open(s.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: s.dir, Err: err}
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("syncfs", unix.Syncfs(fd))
+}
+
 func (s *Server) spawn() {
 	w, err := s.newWorker()
 	if err != nil {

@@ -19,7 +19,7 @@ The key store is the one that the vault names; --key-store names it where it mov
 --key-store uses /var/lib/kmsfs for root, else $XDG_DATA_HOME/kmsfs or ~/.local/share/kmsfs. A passphrase is asked for on the
 terminal unless --passphrase-from says where it comes from.
 
-The daemon ends when the mount is unmounted, by kmsfs umount or umount(8). SIGTERM or SIGINT unmount it: while it is busy
+The daemon ends when the mount is unmounted, by kmsfs umount or umount(8). SIGTERM or SIGINT, in the foreground SIGHUP too, unmount it: while it is busy
 for up to 5 seconds, then it is detached and served until nobody uses it; a second signal ends it at once. Without
 --log-file its log ends when it goes to the background, except that the log stays in the journal under systemd.
 

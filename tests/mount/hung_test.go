@@ -45,7 +45,7 @@ func inTime(t *testing.T, what string, f func() error) {
 }
 
 // TestHungDisk keeps a vault on a file system that stops answering. What needs it waits, what does not goes on, and all that waits
-// succeeds when it answers again. A daemon that was killed while it unmounts ends then, and does not wait for itself for ever.
+// succeeds when it answers again. A daemon that was killed while it unmounts ends then.
 func TestHungDisk(t *testing.T) {
 	lab.NeedRoot(t)
 	if !lab.IsKMSFS() {
