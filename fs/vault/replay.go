@@ -76,8 +76,8 @@ func (f *file) replay(key *envelope.FileKey, rr []envelope.JournalRecord) error 
 	return f.replayChunks(key, chunks)
 }
 
-// replayBlock puts the first block in place: the last one that leads from the one that is there, by its first sector, which
-// no crash tears. One that is whole and in no record is later than all of them; one that is not is damaged, but see begun.
+// replayBlock puts the first block in place: the last one that leads from the one that is there. One that is torn
+// leads anywhere; one that is whole and in no record is later than all of them.
 func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalRecord) error {
 	if len(blocks) == 0 {
 		return nil
@@ -100,7 +100,7 @@ func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalReco
 	switch {
 	case last == nil && whole: // later than all
 		last = blocks[len(blocks)-1]
-	case last == nil && !f.begun(key, b[:got]): // it is damaged, and who reads it will be told
+	case last == nil && wasDurable(b[:got]): // it is damaged, and who reads it will be told
 		return nil
 	case last == nil:
 		last = blocks[len(blocks)-1]
@@ -125,19 +125,10 @@ func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalReco
 	return nil
 }
 
-// begun says whether a first block that is not whole may be what a crash has left of an index block that was never known to be
-// durable: the size that it gave the file is lost, or sectors behind its first one.
-func (f *file) begun(key *envelope.FileKey, b []byte) bool {
+// wasDurable says whether a first block that is not whole is that of a file known to be durable, by its header: no crash has left that.
+func wasDurable(b []byte) bool {
 	h, err := envelope.ParseHeader(b)
-	if err != nil || h.Flags&envelope.FlagInline != 0 {
-		return false
-	}
-	if len(b) < envelope.BlockSize {
-		return true
-	}
-	var blk envelope.IndexBlock
-	copy(blk[:], b)
-	return h.Size == 0 && h.Flags&(envelope.FlagExact|envelope.FlagCut) == 0 && f.verifySector(key, &blk, 0, 0) == nil
+	return err == nil && h.Flags&envelope.FlagInline == 0 && (h.Size != 0 || h.Flags&(envelope.FlagExact|envelope.FlagCut) != 0)
 }
 
 // replayFirst puts in place the ciphertext of chunk 0 that came with an index block, if b, the index block that is there,

@@ -89,8 +89,6 @@ func TestOlderJournal(t *testing.T) {
 			func(_ *victim, b []byte) []byte { clear(b[off : off+4096]); return b }, "big"},
 		"a damaged first index block, with the record of its beginning": {[]step{write("inline", 0, 51, 40000), fsync("inline", vault.SyncAll)},
 			func(_ *victim, b []byte) []byte { b[700] ^= 1; return b }, "inline"},
-		"a damaged small file": {[]step{write("inline", 0, 52, 600), fsync("inline", vault.SyncAll)},
-			func(_ *victim, b []byte) []byte { b[60] ^= 1; return b }, "inline"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newVictim(t)
