@@ -58,6 +58,26 @@ func (k *VolumeKeys) ParseDirFile(b []byte) (id DirID, zone string, err error) {
 	return id, zone, err
 }
 
+// MendDirFile flips back the one bit of b, the whole contents of a directory's id
+// file, that keeps it from opening. ok is false, and b as it was, where more or
+// something else is wrong.
+func (k *VolumeKeys) MendDirFile(b []byte) (ok bool) {
+	if _, _, err := k.ParseDirFile(b); err == nil {
+		return true
+	}
+	if len(b) > DirFileMax {
+		return false
+	}
+	for bit := range 8 * len(b) {
+		b[bit/8] ^= 1 << (bit % 8)
+		if _, _, err := k.ParseDirFile(b); err == nil {
+			return true
+		}
+		b[bit/8] ^= 1 << (bit % 8)
+	}
+	return false
+}
+
 // PeekDirFile is [VolumeKeys.ParseDirFile] for who does not have the volume key:
 // nothing of what it returns is authentic.
 func PeekDirFile(b []byte) (id DirID, zone string, err error) {

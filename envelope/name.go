@@ -77,20 +77,9 @@ func (k *VolumeKeys) SealName(dir DirID, name string) (SealedName, error) {
 // fails with ErrCorrupt for whatever SealName does not give in this directory.
 func (k *VolumeKeys) OpenName(dir DirID, entry string, longCipher string) (string, error) {
 	var buf [TagSize + paddedMax]byte
-	var stream [paddedMax]byte
-	sealed, ok := k.decodeName(buf[:], entry, longCipher)
-	if !ok {
-		return "", corrupt("name")
-	}
-	tag, name := sealed[:TagSize], sealed[TagSize:]
-	k.nameStream.xorStream(name, tag, nil, stream[:])
-	n := len(name)
-	for n > 0 && name[n-1] == 0 {
-		n--
-	}
-	plain := string(name[:n])
-	if padded(n) != len(name) || checkName(plain) != nil {
-		return "", corrupt("name")
+	plain, tag, err := k.peekName(&buf, entry, longCipher)
+	if err != nil {
+		return "", err
 	}
 	var want [TagSize]byte
 	k.tagOfName(want[:], &dir, plain)
@@ -98,6 +87,36 @@ func (k *VolumeKeys) OpenName(dir DirID, entry string, longCipher string) (strin
 		return "", corrupt("name")
 	}
 	return plain, nil
+}
+
+// PeekName is [VolumeKeys.OpenName] for who does not know the directory: that the
+// name is not authentic means that one who does not have the key may have changed
+// letters of it. It fails with ErrCorrupt for what is no sealed name.
+func (k *VolumeKeys) PeekName(entry string, longCipher string) (string, error) {
+	var buf [TagSize + paddedMax]byte
+	plain, _, err := k.peekName(&buf, entry, longCipher)
+	return plain, err
+}
+
+// peekName opens an entry, and returns the tag that says of which directory it is,
+// in buf.
+func (k *VolumeKeys) peekName(buf *[TagSize + paddedMax]byte, entry, longCipher string) (plain string, tag []byte, err error) {
+	var stream [paddedMax]byte
+	sealed, ok := k.decodeName(buf[:], entry, longCipher)
+	if !ok {
+		return "", nil, corrupt("name")
+	}
+	tag, name := sealed[:TagSize], sealed[TagSize:]
+	k.nameStream.xorStream(name, tag, nil, stream[:])
+	n := len(name)
+	for n > 0 && name[n-1] == 0 {
+		n--
+	}
+	plain = string(name[:n])
+	if padded(n) != len(name) || checkName(plain) != nil {
+		return "", nil, corrupt("name")
+	}
+	return plain, tag, nil
 }
 
 // decodeName decodes an entry and the pieces to the tag and the ciphertext.

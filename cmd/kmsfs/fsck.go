@@ -28,6 +28,8 @@ type fsckInfo struct {
 	fsck.Result
 	Mended  []fsck.Mended `json:"mended,omitempty"`
 	Seconds float64       `json:"seconds"`
+
+	left []fsck.Finding // of the Findings: not mended
 }
 
 // fsckCommand is kmsfs fsck.
@@ -41,11 +43,16 @@ first: it puts in place by itself what the last one was about to write, and read
 
   records of no file, of a crash or of files deleted from outside, are erased, but not while there is something of which cannot be told
   what record it needs, nor where no file names a record at all
-  parts of long names that are not there, and what a rewrap or a change of the config was about to replace, are removed
+  parts of long names that are not there, directories that were being made, and what a rewrap or a change of the config was about to
+  replace, are removed
   files that were being written when the last mount died are settled: their checks become strict again
   a key table whose header is damaged gets it anew, from its name and its records; the damaged one stays beside it
-  what is under a name or in a directory where it does not belong is moved to lost+found in the vault, as is what is in a directory
-  whose id is damaged: what files hold is there, their names are lost
+  a directory whose id is damaged gets it back where what is left of it and the names in it tell it; else what is in it is moved to
+  lost+found in the vault, and it gets another id; the old one is kept in .kmsfs/damaged
+  what is under a name or in a directory where it does not belong is moved to lost+found, under the name that it had where that can be
+  told, which is not authentic there
+
+What other programs have put into the vault is told of and left alone, but for files of the vault in it.
 
 Two stored files of one data key, in a copy that kept no hard links, are told of: copy one of them on a mount, and put the copy in its
 place. In a vault that is a copy the keys of deleted files stay, as another may have the same; where there are no two such files, --repair
@@ -97,21 +104,24 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, path string) (err error) {
 	defer o.closeInto(&err)
 	m := a.newMeter()
 	defer m.end()
-	find := func() (*fsck.Result, error) {
-		return fsck.Find(ctx, top, o.Vault, fsck.Options{Now: began, Progress: func(int64) { m.add(0) }})
+	opt := fsck.Options{Now: began, Progress: func(int64) { m.add(0) }}
+	info := fsckInfo{Vault: p.Vault}
+	var res *fsck.Result
+	if f.repair {
+		res, info.Mended, err = fsck.Repair(ctx, top, o.Vault, opt)
+	} else {
+		res, err = fsck.Find(ctx, top, o.Vault, opt)
 	}
-	res, err := find()
-	if err != nil {
+	if res == nil {
 		return explain(err, p)
 	}
-	info := fsckInfo{Vault: p.Vault, Result: *res}
-	if f.repair {
-		info.Mended, err = fsck.Mend(ctx, top, o.Vault, res.Findings)
-		if err == nil && slices.ContainsFunc(info.Mended, func(m fsck.Mended) bool { return m.Kind == fsck.TableHeader }) {
-			err = info.again(ctx, top, o.Vault, find) // what was found of its files was of the header
-		}
+	info.Result, info.left = *res, res.Findings
+	info.Findings = []fsck.Finding{}
+	for _, m := range info.Mended {
+		info.Findings = append(info.Findings, m.Finding)
 	}
-	if f.repair && err == nil && info.Unsure == "" && !slices.ContainsFunc(info.Findings, func(x fsck.Finding) bool { return x.Kind == fsck.OneKey }) {
+	info.Findings = append(info.Findings, info.left...)
+	if f.repair && err == nil && info.Unsure == "" && !slices.ContainsFunc(info.left, func(x fsck.Finding) bool { return x.Kind == fsck.OneKey }) {
 		err = o.Claim() // a copy or not: no two files have one key
 	}
 	info.Unclean = unclean
@@ -126,50 +136,27 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, path string) (err error) {
 	return fsckVerdict(f, &info)
 }
 
-// again finds and mends once more.
-func (i *fsckInfo) again(ctx context.Context, top backing.Dir, v *vault.Vault, find func() (*fsck.Result, error)) error {
-	r, err := find()
-	if err != nil {
-		return err
-	}
-	more, err := fsck.Mend(ctx, top, v, r.Findings)
-	i.Result = *r
-	for _, m := range i.Mended {
-		if !slices.ContainsFunc(r.Findings, func(f fsck.Finding) bool { return f.Kind == m.Kind && f.Stored == m.Stored }) {
-			i.Findings = append(i.Findings, m.Finding)
-		}
-	}
-	i.Mended = append(i.Mended, more...)
-	return err
-}
-
 // writeFsck prints what was found and done.
 func (a *app) writeFsck(f *fsckFlags, info *fsckInfo) error {
 	if f.out.json {
 		return writeJSON(a.stdout, info)
 	}
-	done := map[string]string{}
-	for _, m := range info.Mended {
-		done[string(m.Kind)+m.Stored] = m.Done
-	}
-	for _, x := range info.Findings {
+	line := func(x *fsck.Finding, done string) error {
 		path := shown(x.Stored)
 		if x.Path != "" {
 			path += " (" + shown(x.Path) + ")"
 		}
-		line := fmt.Sprintf("%s: %s: %s", x.Kind, path, oneLine(x.What))
-		if what := done[string(x.Kind)+x.Stored]; what != "" {
-			line += ": " + what
-		}
-		if _, err := fmt.Fprintln(a.stdout, line); err != nil {
+		_, err := fmt.Fprintf(a.stdout, "%s: %s: %s%s\n", x.Kind, path, oneLine(x.What), done)
+		return err
+	}
+	for i := range info.Mended {
+		if err := line(&info.Mended[i].Finding, ": "+oneLine(info.Mended[i].Done)); err != nil {
 			return err
 		}
 	}
-	for _, m := range info.Mended { // what was rescued of directories
-		if m.Kind == fsck.LostDirectory {
-			if _, err := fmt.Fprintf(a.stdout, "%s: %s: %s\n", m.Kind, shown(m.Stored), m.Done); err != nil {
-				return err
-			}
+	for i := range info.left {
+		if err := line(&info.left[i], ""); err != nil {
+			return err
 		}
 	}
 	state := "clean"
@@ -193,19 +180,14 @@ func (a *app) writeFsck(f *fsckFlags, info *fsckInfo) error {
 func fsckVerdict(f *fsckFlags, info *fsckInfo) error {
 	damage, mendable := 0, 0
 	var unread error
-	for _, x := range info.Findings {
+	for _, x := range info.left {
 		switch x.Kind {
 		case fsck.Unread:
 			unread = errors.Join(unread, x.Err)
-		case fsck.OrphanRecords, fsck.OrphanCompanion, fsck.Leftover, fsck.Unsettled, fsck.OneKey: // harmless
-		case fsck.NoRecord, fsck.Damaged:
-			damage++
-		case fsck.LostDirectory: // what was in it is rescued; it stays
-			damage++
-			mendable++
+		case fsck.OrphanRecords, fsck.OrphanCompanion, fsck.Leftover, fsck.HalfMade, fsck.Unsettled, fsck.OneKey, fsck.Foreign: // harmless
 		default:
-			if !f.repair {
-				damage++
+			damage++
+			if x.Mendable() {
 				mendable++
 			}
 		}

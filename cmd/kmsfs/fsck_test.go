@@ -34,7 +34,7 @@ func TestFsck(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.fails(3, "kinds of damage", "fsck --repair", "fsck v")
-	if text := b.ok("fsck --repair v"); !strings.Contains(text, "moved to lost+found/file-") {
+	if text := b.ok("fsck --repair v"); !strings.Contains(text, "moved to lost+found/file\n") {
 		t.Errorf("got %s", text)
 	}
 	name := b.ok("find v lost+found --type f")

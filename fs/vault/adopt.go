@@ -1,6 +1,14 @@
 package vault
 
-import "kmsfs/fs/backing"
+import (
+	"crypto/rand"
+	"errors"
+	"slices"
+	"syscall"
+
+	"kmsfs/envelope"
+	"kmsfs/fs/backing"
+)
 
 // Adopt gives a stored object, entry in the stored directory from, the name name in dir: what it is there does not open under
 // its stored name, as it was put there without the key. from is of the same backing file system; nothing else may be at work on
@@ -9,4 +17,85 @@ func (v *Vault) Adopt(from backing.Dir, entry string, dir *Node, name string) er
 	return v.make(dir, name, func(d *dirState, sealed string) error {
 		return from.Rename(entry, d.h, sealed, RenameNoReplace)
 	})
+}
+
+// PeekName is envelope.VolumeKeys.PeekName: what a stored name opens as in the directory that it is of, whichever that is.
+func (v *Vault) PeekName(entry, longCipher string) (string, error) {
+	return v.keys.PeekName(entry, longCipher)
+}
+
+// HasDirID says whether the stored directory h has an id of this vault; an error is one of the backing file system, or
+// envelope.ErrUnsupported.
+func (v *Vault) HasDirID(h backing.Dir) (bool, error) {
+	_, _, err := v.readDirFile(h)
+	if errors.Is(err, envelope.ErrUnsupported) || err != nil && !errors.Is(err, ErrCorrupt) {
+		return false, err
+	}
+	return err == nil, nil
+}
+
+// RecoverDirID returns what the id file of the stored directory h, which has no valid one, was: where one bit of it has changed its
+// MAC tells which, and where more of it has changed but not the id, the names in the directory tell that it is the id; then zone says
+// whether there was an encryption zone, which nothing tells. A file that was about to take its place counts as well. nil where
+// nothing tells. Nothing is written.
+func (v *Vault) RecoverDirID(h backing.Dir) (file []byte, zone bool, err error) {
+	var names []DirEntry
+	long := map[string]*[2]string{}
+	if err := h.ReadDir(func(e backing.Entry) bool {
+		if tag, part, piece, ok := envelope.ParseCompanion(e.Name); ok {
+			if long[tag] == nil {
+				long[tag] = new([2]string)
+			}
+			long[tag][part] = piece
+		} else if envelope.IsSealedName(e.Name) {
+			names = append(names, DirEntry{Stored: e.Name})
+		}
+		return true
+	}); err != nil {
+		return nil, false, err
+	}
+	proves := func(id envelope.DirID) bool {
+		return slices.ContainsFunc(names, func(e DirEntry) bool {
+			var c [2]string
+			if l := long[e.Stored]; l != nil {
+				c = *l
+			}
+			_, err := v.keys.OpenName(id, e.Stored, c[0]+c[1])
+			return err == nil
+		})
+	}
+	for _, name := range []string{envelope.DirFileName, zoneAside} {
+		b, err := wholeDirFile(h, name)
+		if err != nil {
+			if errors.Is(err, syscall.ENOENT) || notAFile(err) {
+				continue
+			}
+			return nil, false, err
+		}
+		if v.keys.MendDirFile(b) {
+			if id, _, err := v.keys.ParseDirFile(b); err == nil && (len(names) == 0 || proves(id)) {
+				return b, false, nil
+			}
+		}
+		if len(b) >= envelope.DirFileSize {
+			if id := envelope.DirID(b[8:24]); proves(id) {
+				return v.keys.MarshalDirFile(id, ""), len(b) > envelope.DirFileSize, nil
+			}
+		}
+	}
+	return nil, false, nil
+}
+
+// SetDirID makes file, of RecoverDirID, the id file of the stored directory h, durably; nil: one with an id of its own, under which none
+// of the names in it opens.
+func (v *Vault) SetDirID(h backing.Dir, file []byte) error {
+	if v.readOnly {
+		return ErrReadOnly
+	}
+	if file == nil {
+		var id envelope.DirID
+		rand.Read(id[:])
+		file = v.keys.MarshalDirFile(id, "")
+	}
+	return writeAside(h, zoneAside, envelope.DirFileName, file)
 }

@@ -184,8 +184,11 @@ func (v *Vault) openState(n *Node) (*dirState, error) {
 // readDirFile reads the id of the directory h, and its encryption zone.
 func (v *Vault) readDirFile(h backing.Dir) (id envelope.DirID, zone string, err error) {
 	b, err := dirFile(h)
-	if errors.Is(err, syscall.ENOENT) {
+	switch {
+	case errors.Is(err, syscall.ENOENT):
 		err = fmt.Errorf("%w: no %s in it", ErrCorrupt, envelope.DirFileName)
+	case notAFile(err):
+		err = fmt.Errorf("%w: %s is no file", ErrCorrupt, envelope.DirFileName)
 	}
 	if err != nil {
 		return id, "", err
@@ -196,9 +199,17 @@ func (v *Vault) readDirFile(h backing.Dir) (id envelope.DirID, zone string, err 
 	return id, zone, nil
 }
 
+// notAFile says whether opening a file has failed because something else has its name.
+func notAFile(err error) bool {
+	return errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EINVAL)
+}
+
 // dirFile returns the contents of the id file of the directory h.
-func dirFile(h backing.Dir) ([]byte, error) {
-	f, err := h.Open(envelope.DirFileName, syscall.O_RDONLY, 0)
+func dirFile(h backing.Dir) ([]byte, error) { return wholeDirFile(h, envelope.DirFileName) }
+
+// wholeDirFile returns the contents of an id file of that name, or as much of it as one may have and a byte.
+func wholeDirFile(h backing.Dir, name string) ([]byte, error) {
+	f, err := h.Open(name, syscall.O_RDONLY, 0)
 	if err != nil {
 		return nil, planted(envelope.DirFileName, err)
 	}

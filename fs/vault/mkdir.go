@@ -221,6 +221,9 @@ func (v *Vault) mkdirAside(d *dirState, up *Attr, entry string, perm uint32, who
 	return s.id, nil
 }
 
+// NewDirPrefix begins the name of a directory that is being made where it will be.
+const NewDirPrefix = envelope.ControlDir + ".new."
+
 // mkdirInside makes a directory under a reserved name where it will be, so that it inherits what the backing file
 // system makes it inherit, and gives it its name when it is whole.
 func (v *Vault) mkdirInside(d *dirState, entry string, perm uint32, who Caller) (envelope.DirID, error) {
@@ -231,7 +234,7 @@ func (v *Vault) mkdirInside(d *dirState, entry string, perm uint32, who Caller) 
 	if acl != aclSome {
 		perm &^= who.Umask
 	}
-	s := spare{name: envelope.ControlDir + ".new." + randomName()}
+	s := spare{name: NewDirPrefix + randomName()}
 	rand.Read(s.id[:])
 	undo := func(err error) (envelope.DirID, error) {
 		removeDir(d.h, s.name)
@@ -376,6 +379,21 @@ func (v *Vault) moveAside(d *dirState, entry string) (h backing.Dir, aside strin
 		return nil, "", err
 	}
 	return h, aside, nil
+}
+
+// RemoveUnnamed removes a directory that holds nothing but reserved names, and has none itself but a reserved one in the stored directory
+// d: one that was being made or removed. ENOTEMPTY where it holds something.
+func (v *Vault) RemoveUnnamed(d backing.Dir, name string) error {
+	if v.readOnly {
+		return ErrReadOnly
+	}
+	h, aside, err := v.moveAside(&dirState{h: d}, name)
+	if err != nil {
+		return err
+	}
+	h.Close()
+	v.takeApart(aside)
+	return nil
 }
 
 // takeApart removes a directory in .kmsfs/tmp with the reserved names in it.

@@ -417,9 +417,10 @@ func (v *Vault) scan(d backing.Dir, path []string, use func(id envelope.FileID, 
 // its own, and nothing else: what is in place may change from now on.
 func (v *Vault) shelve(dir backing.Dir, found []journalFile) error {
 	for _, j := range found {
+		had := len(j.records)
 		j.records = slices.DeleteFunc(j.records, func(r envelope.JournalRecord) bool { return !v.recovery.has(r.ID) })
 		name := heldName(j.epoch)
-		if len(j.records) > 0 {
+		if len(j.records) > 0 && (j.name != name || len(j.records) < had) {
 			if err := v.holdBack(dir, name, j); err != nil {
 				return err
 			}
@@ -432,6 +433,27 @@ func (v *Vault) shelve(dir backing.Dir, found []journalFile) error {
 		}
 	}
 	return dir.Sync()
+}
+
+// DropHeld removes from the journal what Open has kept there of files that it could not put it in place in, and that have been opened
+// since. No other call may be under way.
+func (v *Vault) DropHeld() error {
+	if v.readOnly {
+		return nil
+	}
+	dir, err := v.ctlDir.OpenDir(journalDirName)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	found, err := v.readJournal(dir)
+	if err != nil {
+		return err
+	}
+	return v.shelve(dir, slices.DeleteFunc(found, func(j journalFile) bool { return !strings.HasPrefix(j.name, heldPrefix) }))
 }
 
 // holdBack writes the records of j, durably, to a journal file of that name and the same epoch.

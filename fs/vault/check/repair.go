@@ -35,7 +35,7 @@ type repair struct {
 	ctl  backing.Dir
 	base string // path in the vault
 	keys *sidecar.Sidecar
-	// made are the directories below base that are there.
+	// made are the copies below base that are there.
 	made map[string]bool
 }
 
@@ -124,21 +124,21 @@ func MendTables(top backing.Dir, volume envelope.VolumeID, findings []Finding) (
 	return mended, nil
 }
 
-// dir returns the directory at a path in the vault, which is made if need be.
-func (r *repair) dir(path string) (backing.Dir, error) {
-	if !r.made[path] && path != "" {
-		up, name := walk.Split(path)
-		d, err := r.dir(up)
-		if err != nil {
-			return nil, err
-		}
-		defer d.Close()
-		if err := d.Mkdir(name, 0o700); err != nil && !errors.Is(err, syscall.EEXIST) {
-			return nil, err
-		}
-		r.made[path] = true
+// MakeDirs opens the directory at a path below top; it is made, with those above it, where it is missing.
+func MakeDirs(top backing.Dir, path string) (backing.Dir, error) {
+	if d, err := walk.Open(top, path); !errors.Is(err, syscall.ENOENT) {
+		return d, err
 	}
-	return walk.Open(r.top, path)
+	up, name := walk.Split(path)
+	d, err := MakeDirs(top, up)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	if err := d.Mkdir(name, 0o700); err != nil && !errors.Is(err, syscall.EEXIST) {
+		return nil, err
+	}
+	return d.OpenDir(name)
 }
 
 // move moves a stored name, and the companions of a long one after it.
@@ -153,7 +153,7 @@ func (r *repair) move(stored string) (to string, err error) {
 	if up == "" {
 		target = r.base
 	}
-	d, err := r.dir(target)
+	d, err := MakeDirs(r.top, target)
 	if err != nil {
 		return "", err
 	}
@@ -188,7 +188,7 @@ func (r *repair) companions(from, to backing.Dir, name string) error {
 
 // save writes a new file, durably. One that is there is of the same repair.
 func (r *repair) save(dir, name string, write func(f backing.File) error) error {
-	d, err := r.dir(dir)
+	d, err := MakeDirs(r.top, dir)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
 	"kmsfs/fs/vault/sidecar"
 	"kmsfs/fs/vault/walk"
 )
@@ -17,7 +18,14 @@ func (f *finder) control(ctl backing.Dir) error {
 	if isFile(ctl, "vault.json.new") {
 		f.add(Finding{Kind: Leftover, Stored: envelope.ControlDir + "/vault.json.new", What: "a change of the config did not get to its end"})
 	}
+	if err := f.journal(ctl); err != nil {
+		return err
+	}
 	keys, err := ctl.OpenDir("keys")
+	if errors.Is(err, syscall.ENOENT) {
+		f.add(Finding{Kind: Damaged, Stored: envelope.ControlDir + "/keys", What: "it is missing, and all data keys with it", Err: vault.ErrCorrupt})
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -30,6 +38,51 @@ func (f *finder) control(ctl backing.Dir) error {
 		}
 		return true
 	})
+}
+
+// journalMost is how much of a journal file is read: more than a mount writes.
+const journalMost = 64 << 20
+
+// journal notes the files that the journal has changes of: one that is being reencrypted may have a record that the journal alone names.
+func (f *finder) journal(ctl backing.Dir) error {
+	d, err := ctl.OpenDir("journal")
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	var names []string
+	if err := d.ReadDir(func(e backing.Entry) bool {
+		names = append(names, e.Name)
+		return true
+	}); err != nil {
+		return err
+	}
+	for _, name := range names {
+		b, err := readFile(d, name, journalMost)
+		if err != nil {
+			f.trouble(envelope.ControlDir+"/journal/"+name, "", err)
+			continue
+		}
+		for id := range envelope.PeekJournalFiles(b) {
+			f.doubt[id] = true
+		}
+	}
+	return nil
+}
+
+// readFile reads the first most bytes of a file.
+func readFile(d backing.Dir, name string, most int64) ([]byte, error) {
+	bf, st, err := d.OpenStat(name, syscall.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer bf.Close()
+	b := make([]byte, min(st.Size, most))
+	n, err := bf.ReadAt(b, 0)
+	return b[:n], err
 }
 
 // isFile says whether name is a regular file.
@@ -58,6 +111,8 @@ func (f *finder) tables() error {
 		for e := range p.Entries() {
 			f.res.Records++
 			switch {
+			case errors.Is(e.Err, envelope.ErrCorrupt) && !f.used[p.Table][e.Loc.Slot] && erased(e.Raw):
+				x.slots = append(x.slots, e.Loc.Slot)
 			case e.Err != nil:
 				f.trouble(stored, "", fmt.Errorf("slot %d: %w", e.Loc.Slot, e.Err))
 			case f.used[p.Table][e.Loc.Slot], f.doubt[e.Record.ID]:
@@ -72,6 +127,14 @@ func (f *finder) tables() error {
 		}
 		return nil
 	})
+}
+
+// erased says whether what stands in a slot is what a power cut has left of an erased record: its first or last sector is zeros, which
+// in no record they are.
+func erased(slot []byte) bool {
+	const sector = 512
+	n := min(sector, len(slot))
+	return envelope.IsZero(slot[:n]) || envelope.IsZero(slot[len(slot)-n:])
 }
 
 // remove removes an empty or left-over file of the vault.

@@ -1,8 +1,8 @@
 // Package fsck finds what crashes, and tools without the key, leave in a vault that nobody has mounted, and mends it: records of no
-// file, companions of no name, files that are not settled, key tables without a header, things that are in another place than
-// kmsfs put them. It does not read what files hold: that is fs/vault/check's.
+// file, companions of no name, half-made directories, files that are not settled, key tables without a header, directories without
+// an id, things that are in another place than kmsfs put them. It does not read what files hold: that is fs/vault/check's.
 //
-// Start with [Find]; [Mend] does something about what it found. No content is ever deleted: what is misplaced goes to lost+found
+// Start with [Find] to look, [Repair] to mend. No content is ever deleted: what is misplaced goes to lost+found
 // in the vault, and only files that hold nothing are removed. Mend may be killed at any moment, and done again.
 package fsck
 
@@ -12,9 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
@@ -32,6 +36,7 @@ const (
 	OrphanRecords   Kind = "orphan-records"   // of no file: in one key table
 	OrphanCompanion Kind = "orphan-companion" // an empty file that held a part of a long name
 	Leftover        Kind = "leftover"         // of something that was being replaced
+	HalfMade        Kind = "half-made"        // a directory that never got its name, and has nothing in it
 	TableHeader     Kind = "key-table-header" // damaged, and known from the rest of the table
 	Unsettled       Kind = "unsettled"        // a file as a crash has left it: it reads right
 	Misplaced       Kind = "misplaced"        // its stored name does not open where it is
@@ -46,6 +51,8 @@ const (
 	// OneKey: another stored file has the same id and data key: a copy that kept no hard links. Both read. A file that is copied on a
 	// mount gets a key of its own.
 	OneKey Kind = "one-key"
+	// Foreign: it was put into the vault by something else than kmsfs, is not seen on a mount, and is left alone.
+	Foreign Kind = "foreign"
 )
 
 // Finding is one thing.
@@ -58,12 +65,13 @@ type Finding struct {
 
 	slots []uint32 // of OrphanRecords
 	table uint64
+	name  string // of Misplaced: what its stored name opens as without the directory, "" for nothing
 }
 
 // Mendable says whether Mend does something about it.
 func (f *Finding) Mendable() bool {
 	switch f.Kind {
-	case NoRecord, Damaged, Unread, OneKey:
+	case NoRecord, Damaged, Unread, OneKey, Foreign:
 		return false
 	}
 	return true
@@ -100,7 +108,10 @@ type finder struct {
 	o   Options
 	sc  *sidecar.Sidecar
 
+	waiting atomic.Int64 // entries of directories in the queue
+
 	mu     sync.Mutex
+	more   []item // to be looked at after the tree
 	res    Result
 	used   map[uint64]map[uint32]bool    // slots that files name, by table
 	linked map[[2]uint64]bool            // files of several names that were looked at
@@ -116,14 +127,16 @@ func Find(ctx context.Context, top backing.Dir, v *vault.Vault, o Options) (*Res
 		return nil, err
 	}
 	defer ctl.Close()
-	if f.sc, err = sidecar.Open(ctl, v.Config().Volume); err != nil {
+	if f.sc, err = sidecar.Open(ctl, v.Config().Volume); errors.Is(err, syscall.ENOENT) {
+		f.sc = sidecar.Empty(ctl, v.Config().Volume)
+	} else if err != nil {
 		return nil, fmt.Errorf("%w: %w", vault.ErrCorrupt, err)
 	}
 	defer f.sc.Close()
 	root := v.Root()
 	v.Refer(root)
 	if err := walk.Run(ctx, walk.Workers(), []item{{node: root}}, func(q *walk.Queue[item]) (func(item) error, func()) {
-		return func(i item) error { return f.directory(q, i) }, nil
+		return func(i item) error { return f.look(q, i) }, nil
 	}); err != nil {
 		return nil, err
 	}
@@ -137,6 +150,7 @@ func Find(ctx context.Context, top backing.Dir, v *vault.Vault, o Options) (*Res
 		return nil, err
 	}
 	slices.SortFunc(f.res.Findings, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.Stored, b.Stored), cmp.Compare(a.Kind, b.Kind)) })
+	f.guess()
 	if f.res.Findings == nil {
 		f.res.Findings = []Finding{}
 	}
@@ -209,7 +223,7 @@ func (f *finder) unsure(why string) {
 }
 
 // use notes that a file names a record. Where that is not one of it, a record of its id is needed too.
-func (f *finder) use(head envelope.Header, st *backing.Stat, path string) {
+func (f *finder) use(head envelope.Header, st *backing.Stat, path string, where place) {
 	_, err := f.sc.Record(head.Loc, head.ID)
 	loc, at := head.Loc, [2]uint64{st.Dev, st.Ino}
 	f.mu.Lock()
@@ -221,6 +235,9 @@ func (f *finder) use(head envelope.Header, st *backing.Stat, path string) {
 		f.used[loc.Table] = map[uint32]bool{}
 	}
 	f.used[loc.Table][loc.Slot] = true
+	if where == nested || where == apart { // it is not of the tree
+		return
+	}
 	if first, ok := f.stored[head.ID]; !ok {
 		f.stored[head.ID] = at
 	} else if first != at {
@@ -239,4 +256,86 @@ func (f *finder) seen(st *backing.Stat) bool {
 	again := f.linked[at]
 	f.linked[at] = true
 	return again
+}
+
+// guess notes what the names of misplaced things were. The parts of a long one may have stayed where it was.
+func (f *finder) guess() {
+	var orphans, here map[string]*[2]string
+	dir := ""
+	for i := range f.res.Findings {
+		x := &f.res.Findings[i]
+		if x.Kind != Misplaced {
+			continue
+		}
+		up, entry := walk.Split(x.Stored)
+		if !envelope.IsLongEntry(entry) {
+			x.name = peekName(f.v, entry, "")
+			continue
+		}
+		if orphans == nil {
+			orphans = f.orphans()
+		}
+		if here == nil || dir != up {
+			here, dir = companions(f.top, up), up
+		}
+		if x.name = peekName(f.v, entry, cipherOf(here, entry)); x.name == "" {
+			x.name = peekName(f.v, entry, cipherOf(orphans, entry))
+		}
+	}
+}
+
+// cipherOf is the rest of a long name.
+func cipherOf(parts map[string]*[2]string, entry string) string {
+	if c := parts[entry]; c != nil {
+		return c[0] + c[1]
+	}
+	return ""
+}
+
+// orphans are the parts of long names that are nobody's, by tag.
+func (f *finder) orphans() map[string]*[2]string {
+	parts := map[string]*[2]string{}
+	for _, x := range f.res.Findings {
+		if x.Kind == OrphanCompanion {
+			_, name := walk.Split(x.Stored)
+			addPart(parts, name)
+		}
+	}
+	return parts
+}
+
+// companions are the parts of long names in a stored directory, by tag; none where it cannot be read.
+func companions(top backing.Dir, dir string) map[string]*[2]string {
+	parts := map[string]*[2]string{}
+	d, err := walk.Open(top, dir)
+	if err != nil {
+		return parts
+	}
+	defer d.Close()
+	d.ReadDir(func(e backing.Entry) bool {
+		addPart(parts, e.Name)
+		return true
+	})
+	return parts
+}
+
+// addPart notes what the name of a companion says.
+func addPart(parts map[string]*[2]string, name string) {
+	tag, part, piece, ok := envelope.ParseCompanion(name)
+	if !ok {
+		return
+	}
+	if parts[tag] == nil {
+		parts[tag] = new([2]string)
+	}
+	parts[tag][part] = piece
+}
+
+// peekName is what a stored name was in its directory, where that can be shown; "" for no name. It is not authentic.
+func peekName(v *vault.Vault, entry, cipher string) string {
+	name, err := v.PeekName(entry, cipher)
+	if err != nil || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
+		return ""
+	}
+	return name
 }

@@ -1,16 +1,21 @@
 package fsck
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/check"
 	"kmsfs/fs/vault/sidecar"
 	"kmsfs/fs/vault/walk"
 )
@@ -31,23 +36,63 @@ type mender struct {
 	v   *vault.Vault
 	sc  *sidecar.Sidecar
 	dir *vault.Node // lost+found, with a reference; nil until needed
-	all []Mended
 
-	name string // of dir
+	name  string // of dir
+	moved string // path in the vault of where what is replaced is kept
+
+	mu  sync.Mutex
+	all []Mended
 }
 
 // settleAtOnce is how many files are held to be settled.
 const settleAtOnce = 256
 
-// Mend does something about findings, of the vault in top that is open for writing as v, by nobody else. What was done before an
-// error, or a kill, stays done, and all of it is durable when Mend returns without an error.
+// rounds is how often Repair looks and mends: what was mended may show more, such as the files that are in a directory that has an id
+// again.
+const rounds = 8
+
+// Repair finds and mends, until there is nothing more to be mended, in the vault in top that is open for writing as v, by nobody else.
+// What it returns of findings is what is left. What was done before an error, or a kill, stays done.
+func Repair(ctx context.Context, top backing.Dir, v *vault.Vault, o Options) (left *Result, did []Mended, err error) {
+	for range rounds {
+		if left, err = Find(ctx, top, v, o); err != nil {
+			return left, did, err
+		}
+		some, err := Mend(ctx, top, v, left.Findings)
+		did = append(did, some...)
+		if err != nil || !slices.ContainsFunc(some, func(m Mended) bool { return m.shows() }) {
+			left.Findings = slices.DeleteFunc(left.Findings, func(f Finding) bool {
+				return slices.ContainsFunc(some, func(m Mended) bool { return m.Kind == f.Kind && m.Stored == f.Stored })
+			})
+			return left, did, err
+		}
+	}
+	left, err = Find(ctx, top, v, o)
+	return left, did, err
+}
+
+// shows says whether what was done about f may show other findings, or take them away.
+func (f *Finding) shows() bool {
+	switch f.Kind {
+	case OrphanRecords, OrphanCompanion, Leftover, HalfMade, Unsettled:
+		return false
+	}
+	return true
+}
+
+// Mend does something about findings, of the vault in top that is open for writing as v, by nobody else. What cannot be mended for an
+// error of the disk does not keep the rest from it; the answer has all such errors. What was done before an error, or a kill, stays
+// done, and all of it is durable when Mend returns without an error.
 func Mend(ctx context.Context, top backing.Dir, v *vault.Vault, findings []Finding) ([]Mended, error) {
+	if !slices.ContainsFunc(findings, func(f Finding) bool { return f.Mendable() }) {
+		return nil, nil
+	}
 	ctl, err := top.OpenDir(envelope.ControlDir)
 	if err != nil {
 		return nil, err
 	}
 	defer ctl.Close()
-	m := &mender{ctx: ctx, top: top, v: v}
+	m := &mender{ctx: ctx, top: top, v: v, moved: walk.Join(damagedDir, time.Now().UTC().Format("20060102T150405.000000000Z"))}
 	if m.sc, err = sidecar.Open(ctl, v.Config().Volume); err != nil {
 		return nil, err
 	}
@@ -60,29 +105,33 @@ func Mend(ctx context.Context, top backing.Dir, v *vault.Vault, findings []Findi
 	if err := top.SyncFS(); err != nil { // a power cut must not bring back a file, or a header, whose record is erased
 		return nil, err
 	}
-	held := 0
+	var errs []error
+	var loose []Finding
 	for _, f := range findings {
 		if err := ctx.Err(); err != nil {
 			return m.all, err
 		}
-		if err := m.mend(f); err != nil {
-			return m.all, fmt.Errorf("%s: %w", f.Stored, err)
-		}
 		if f.Kind == Unsettled {
-			if held++; held%settleAtOnce == 0 {
-				if err := v.Flush(); err != nil {
-					return m.all, err
-				}
-			}
+			loose = append(loose, f)
+		} else if err := m.mend(f); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f.Stored, err))
 		}
 	}
-	if err := v.Flush(); err != nil {
+	for some := range slices.Chunk(loose, settleAtOnce) {
+		errs = append(errs, m.settle(some))
+	}
+	errs = append(errs, v.Flush(), top.SyncFS())
+	if err := errors.Join(errs...); err != nil {
 		return m.all, err
 	}
-	return m.all, top.SyncFS()
+	return m.all, v.DropHeld()
 }
 
-func (m *mender) done(f Finding, what string) { m.all = append(m.all, Mended{f, what}) }
+func (m *mender) done(f Finding, what string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all = append(m.all, Mended{f, what})
+}
 
 // mend does something about one finding.
 func (m *mender) mend(f Finding) error {
@@ -102,35 +151,53 @@ func (m *mender) mend(f Finding) error {
 			return err
 		}
 		m.done(f, "removed")
+	case HalfMade:
+		if err := m.removeDir(f.Stored); err != nil {
+			return err
+		}
+		m.done(f, "removed")
 	case TableHeader:
 		n, err := m.sc.MendHeader(f.table)
 		if err == nil && n > 0 {
 			m.done(f, "made anew; the old table is kept beside it")
 		}
 		return err
-	case Unsettled:
-		return m.settle(f)
 	case Misplaced:
-		return m.adopt(f, f.Stored)
+		return m.adopt(f, f.name)
 	case LostDirectory:
-		return m.rescue(f, f.Stored)
+		return m.rescue(f)
 	}
 	return nil
 }
 
-// settle settles a file. One that cannot be is told of by kmsfs verify.
-func (m *mender) settle(f Finding) error {
-	n, err := m.node(f.Stored)
-	if err != nil {
-		return nil // gone, or moved by what was mended before
-	}
-	defer m.v.Forget(n, 1)
-	err = m.v.Settle(m.ctx, n)
-	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrNoKey) {
-		return nil
-	}
+// settle settles files, many at once: each may need its key. One that cannot be is told of by kmsfs verify.
+func (m *mender) settle(some []Finding) error {
+	var did []Finding
+	err := walk.Run(m.ctx, walk.Workers(), slices.Clone(some), func(*walk.Queue[Finding]) (func(Finding) error, func()) {
+		return func(f Finding) error {
+			n, err := m.node(f.Stored)
+			if err != nil {
+				return gone(err) // or moved by what was mended before
+			}
+			defer m.v.Forget(n, 1)
+			err = m.v.Settle(m.ctx, n)
+			if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrNoKey) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", f.Stored, err)
+			}
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			did = append(did, f)
+			return nil
+		}, nil
+	})
+	err = errors.Join(err, m.v.Flush())
 	if err == nil {
-		m.done(f, "settled")
+		for _, f := range did {
+			m.done(f, "settled")
+		}
 	}
 	return err
 }
@@ -164,7 +231,10 @@ func (m *mender) lostFound() (*vault.Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if n.Kind() == syscall.S_IFDIR {
+		if ok, err := m.isWhole(n); err != nil {
+			m.v.Forget(n, 1)
+			return nil, err
+		} else if ok {
 			m.dir = n
 		} else {
 			m.v.Forget(n, 1)
@@ -173,36 +243,56 @@ func (m *mender) lostFound() (*vault.Node, error) {
 	return m.dir, nil
 }
 
-// adopt moves something whose name is not known to lost+found, under a name that tells what it is.
-func (m *mender) adopt(f Finding, stored string) error {
-	up, entry := walk.Split(stored)
+// isWhole says whether n is a directory in which names can be made.
+func (m *mender) isWhole(n *vault.Node) (bool, error) {
+	if n.Kind() != syscall.S_IFDIR {
+		return false, nil
+	}
+	err := m.v.List(n, func(vault.DirEntry, error) bool { return false })
+	if errors.Is(err, vault.ErrCorrupt) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// adopt moves something whose name does not open to lost+found, under the name that it had, or one that tells what it is.
+func (m *mender) adopt(f Finding, name string) error {
+	up, entry := walk.Split(f.Stored)
 	from, err := walk.Open(m.top, up)
 	if err != nil {
 		return gone(err)
 	}
 	defer from.Close()
+	to, err := m.adoptFrom(from, entry, name)
+	if err == nil {
+		m.done(f, "moved to "+to)
+	}
+	return gone(err)
+}
+
+// adoptFrom is adopt of entry in a stored directory. It returns the path in the vault's plaintext.
+func (m *mender) adoptFrom(from backing.Dir, entry, name string) (to string, err error) {
 	dir, err := m.lostFound()
 	if err != nil {
-		return err
+		return "", err
 	}
-	name, err := strangerName(from, entry)
-	if err != nil {
-		return gone(err)
+	if name != "" {
+		err := m.v.Adopt(from, entry, dir, name)
+		if !errors.Is(err, syscall.EEXIST) {
+			return path.Join(m.name, name), err
+		}
+	}
+	if name, err = strangerName(from, entry); err != nil {
+		return "", err
 	}
 	for i := 1; ; i++ {
 		try := name
 		if i > 1 {
 			try = fmt.Sprintf("%s.%d", name, i)
 		}
-		err := m.v.Adopt(from, entry, dir, try)
-		if errors.Is(err, syscall.EEXIST) && i < 10000 {
-			continue
+		if err = m.v.Adopt(from, entry, dir, try); !errors.Is(err, syscall.EEXIST) || i == 10000 {
+			return path.Join(m.name, try), err
 		}
-		if err == nil {
-			f.Stored = stored
-			m.done(f, "moved to "+path.Join(m.name, try))
-		}
-		return gone(err)
 	}
 }
 
@@ -222,16 +312,12 @@ func strangerName(d backing.Dir, entry string) (string, error) {
 	}
 	switch st.Mode & syscall.S_IFMT {
 	case syscall.S_IFREG:
-		f, err := d.Open(entry, syscall.O_RDONLY, 0)
+		b, err := readFile(d, entry, envelope.HeaderSize)
 		if err != nil {
 			return "", err
 		}
-		defer f.Close()
-		var b [envelope.HeaderSize]byte
-		if n, err := f.ReadAt(b[:], 0); err == nil {
-			if h, err := envelope.ParseHeader(b[:n]); err == nil {
-				return fmt.Sprintf("file-%v", h.ID), nil
-			}
+		if h, err := envelope.ParseHeader(b); err == nil {
+			return fmt.Sprintf("file-%v", h.ID), nil
 		}
 		return fmt.Sprintf("file-inode-%d", st.Ino), nil
 	case syscall.S_IFDIR:
@@ -242,39 +328,128 @@ func strangerName(d backing.Dir, entry string) (string, error) {
 	return fmt.Sprintf("inode-%d", st.Ino), nil
 }
 
-// rescue moves all that is in a directory without an id to lost+found. What stays, an empty directory, is kmsfs verify's.
-func (m *mender) rescue(f Finding, stored string) error {
-	d, err := walk.Open(m.top, stored)
+// rescue mends a directory whose id is lost. Where something tells it, that is all. Else what is in it of the vault goes to lost+found,
+// and it gets another id; the old file and the companions are kept aside. What else is in it stays.
+func (m *mender) rescue(f Finding) error {
+	d, err := walk.Open(m.top, f.Stored)
 	if err != nil {
 		return gone(err)
 	}
 	defer d.Close()
+	if ok, err := m.v.HasDirID(d); ok || err != nil {
+		return err // with its table, or what was mended before
+	}
+	file, zone, err := m.v.RecoverDirID(d)
+	if err != nil {
+		return err
+	}
+	if file != nil {
+		if err := m.keepAside(d, f.Stored, isDirFile); err != nil {
+			return err
+		}
+		if err := m.v.SetDirID(d, file); err != nil {
+			return err
+		}
+		done := "its id was told by what is left of it and the names in it; the old file is kept in " + m.moved
+		if zone {
+			done += "; whether it was an encryption zone is not known"
+		}
+		m.done(f, done)
+		return nil
+	}
+	parts := map[string]*[2]string{}
 	var names []string
 	if err := d.ReadDir(func(e backing.Entry) bool {
-		if !envelope.IsReserved(e.Name) {
+		addPart(parts, e.Name)
+		if envelope.IsSealedName(e.Name) {
 			names = append(names, e.Name)
 		}
 		return true
 	}); err != nil {
 		return err
 	}
+	n := 0
 	for _, name := range names {
-		sub := walk.Join(stored, name)
-		if st, err := d.StatAt(name); err == nil && st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
-			if h, err := d.OpenDir(name); err == nil {
-				_, err := vault.PeekZone(h)
-				h.Close()
-				if err != nil { // no id either
-					if err := m.rescue(f, sub); err != nil {
-						return err
-					}
-					continue
-				}
-			}
+		_, err := m.adoptFrom(d, name, peekName(m.v, name, cipherOf(parts, name)))
+		if gone(err) != nil {
+			return err
 		}
-		if err := m.adopt(f, sub); err != nil {
+		if err == nil {
+			n++
+		}
+	}
+	if err := m.keepAside(d, f.Stored, func(name string) bool {
+		_, _, _, ok := envelope.ParseCompanion(name)
+		return ok || isDirFile(name)
+	}); err != nil {
+		return err
+	}
+	if err := m.v.SetDirID(d, nil); err != nil {
+		return err
+	}
+	m.done(f, fmt.Sprintf("it has another id; %d things that were in it are in %s, what was left of the old id is kept in %s", n, cmp.Or(m.name, LostFound), m.moved))
+	return nil
+}
+
+// isDirFile says whether a name is that of a directory's id file, or of what was to take its place.
+func isDirFile(name string) bool {
+	return name == envelope.DirFileName || name == envelope.DirFileName+".new"
+}
+
+// keepAside keeps what is in a stored directory and has such a name in .kmsfs/damaged, as kmsfs verify --repair does. The id file is
+// copied: until another takes its place it may tell the id.
+func (m *mender) keepAside(d backing.Dir, stored string, is func(name string) bool) error {
+	var names []string
+	if err := d.ReadDir(func(e backing.Entry) bool {
+		if is(e.Name) {
+			names = append(names, e.Name)
+		}
+		return true
+	}); err != nil || len(names) == 0 {
+		return err
+	}
+	to, err := check.MakeDirs(m.top, walk.Join(m.moved, stored))
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	for _, name := range names {
+		if isDirFile(name) && isFile(d, name) {
+			err = copyFile(to, d, name)
+		} else {
+			err = d.Rename(name, to, name, vault.RenameNoReplace)
+		}
+		if gone(err) != nil {
 			return err
 		}
 	}
-	return nil
+	return to.Sync()
+}
+
+// copyFile copies what an id file may have, durably, to a new file of the same name.
+func copyFile(to, from backing.Dir, name string) error {
+	b, err := readFile(from, name, envelope.DirFileMax)
+	if err != nil {
+		return err
+	}
+	bf, err := to.Open(name, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = bf.WriteAt(b, 0)
+	if err == nil {
+		err = bf.Sync()
+	}
+	return errors.Join(err, bf.Close())
+}
+
+// removeDir removes a directory that holds nothing but reserved names.
+func (m *mender) removeDir(stored string) error {
+	up, name := walk.Split(stored)
+	d, err := walk.Open(m.top, up)
+	if err != nil {
+		return gone(err)
+	}
+	defer d.Close()
+	return gone(m.v.RemoveUnnamed(d, name))
 }

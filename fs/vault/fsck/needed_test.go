@@ -76,9 +76,20 @@ func TestNeededRecords(t *testing.T) {
 			w.must(err)
 			return change(w, w.large()[0], func(b []byte) { copy(b, other[:4096]) })
 		},
-		"found by e2fsck": func(w *world) func() { return move(w, w.large()[0], "lost+found/#1234") },
-		"a directory found by e2fsck": func(w *world) func() {
-			return move(w, w.dirs()[0], "lost+found/#1234")
+		"found by e2fsck, with a header that is none": func(w *world) func() {
+			back := change(w, w.large()[0], func(b []byte) { b[0] ^= 1 })
+			again := move(w, w.large()[0], "lost+found/#1234")
+			return func() { again(); back() }
+		},
+		"in a directory of another program": func(w *world) func() {
+			back := change(w, w.large()[0], func(b []byte) { b[0] ^= 1 })
+			again := move(w, w.large()[0], "backup/"+filepath.Base(w.large()[0]))
+			return func() { again(); back(); w.must(os.RemoveAll(w.path("backup"))) }
+		},
+		"in another vault inside": func(w *world) func() {
+			w.must(os.MkdirAll(w.path("backup/.kmsfs"), 0o700))
+			back := move(w, w.large()[0], "backup/"+filepath.Base(w.large()[0]))
+			return func() { back(); w.must(os.RemoveAll(w.path("backup"))) }
 		},
 		"moved aside, with a wrong slot": func(w *world) func() {
 			back := change(w, w.large()[0], func(b []byte) { b[45] ^= 1 })

@@ -3,6 +3,7 @@ package fsck
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -14,14 +15,34 @@ import (
 	"kmsfs/fs/vault/walk"
 )
 
-// item is a directory that is to be looked at. node is nil in a directory whose id is lost; else the item holds a reference.
+// place is what a directory is to the vault.
+type place uint8
+
+const (
+	inTree  place = iota // its names open
+	inLost               // below one whose names do not: all of it is found with that one
+	outside              // put there by something else than kmsfs: what is of the vault in it is misplaced
+	nested               // of another vault that is in this one, or a copy of it: nothing in it is found
+	apart                // moved aside: nothing in it is found
+)
+
+// item is a directory that is to be looked at, or some entries of one.
 type item struct {
 	stored, plain string
-	node          *vault.Node
+	where         place
+	node          *vault.Node      // inTree; the item holds a reference
+	entries       []vault.DirEntry // names that open; nil: all of the directory
 }
 
-// directory looks at a directory, its names and its files.
-func (f *finder) directory(q *walk.Queue[item], i item) error {
+// batch is how many entries of a directory one worker takes at once, and queueMost how many may wait: the rest is looked at by who
+// lists the directory, so that one of any size needs little memory.
+const (
+	batch     = 64
+	queueMost = 1 << 16
+)
+
+// look looks at an item.
+func (f *finder) look(q *walk.Queue[item], i item) error {
 	if i.node != nil {
 		defer f.v.Forget(i.node, 1)
 	}
@@ -31,38 +52,70 @@ func (f *finder) directory(q *walk.Queue[item], i item) error {
 		return f.ctx.Err()
 	}
 	defer h.Close()
+	if i.entries != nil {
+		defer f.waiting.Add(-int64(len(i.entries)))
+		return f.entries(q, i, h, i.entries)
+	}
 	f.mu.Lock()
 	f.res.Directories++
 	f.mu.Unlock()
-	f.companions(i, h)
-	if i.node == nil {
-		return f.lost(q, i, h)
+	if i.where == inTree || i.where == inLost {
+		f.reserved(i, h)
 	}
-	var entries, bad []vault.DirEntry
-	err = f.v.List(i.node, func(e vault.DirEntry, err error) bool {
-		if envelope.IsReserved(e.Stored) || i.stored == "" && e.Stored == e2fsckDir {
-			return true
-		}
-		if err != nil {
-			bad = append(bad, e)
-		} else {
-			entries = append(entries, e)
-		}
-		return true
-	})
-	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, envelope.ErrCorrupt) {
-		f.add(Finding{Kind: LostDirectory, Stored: i.stored, Path: i.plain, What: err.Error(), Err: err})
-		return f.lost(q, i, h)
+	if i.where != inTree {
+		return f.strangers(q, i, h)
 	}
-	if err != nil {
-		f.trouble(i.stored, i.plain, err)
+	return f.directory(q, i, h)
+}
+
+// directory looks at a directory, its names and its files.
+func (f *finder) directory(q *walk.Queue[item], i item, h backing.Dir) error {
+	var some []vault.DirEntry
+	var bad []string
+	flush := func() error {
+		list := some
+		some = nil
+		if len(list) == 0 || f.waiting.Load() > queueMost {
+			return f.entries(q, i, h, list)
+		}
+		f.waiting.Add(int64(len(list)))
+		f.v.Refer(i.node)
+		q.Put(item{stored: i.stored, plain: i.plain, node: i.node, entries: list})
 		return f.ctx.Err()
 	}
-	for _, e := range bad {
-		f.add(Finding{Kind: Misplaced, Stored: walk.Join(i.stored, e.Stored), What: "its name does not open in this directory", Err: vault.ErrCorrupt})
-		f.stranger(q, i, h, e.Stored)
+	var ended error
+	err := f.v.List(i.node, func(e vault.DirEntry, err error) bool {
+		switch {
+		case envelope.IsReserved(e.Stored) || i.stored == "" && e.Stored == e2fsckDir:
+		case err != nil:
+			bad = append(bad, e.Stored)
+		default:
+			if some = append(some, e); len(some) == batch {
+				ended = flush()
+			}
+		}
+		return ended == nil
+	})
+	switch {
+	case errors.Is(err, vault.ErrCorrupt) || errors.Is(err, envelope.ErrCorrupt):
+		f.add(Finding{Kind: LostDirectory, Stored: i.stored, Path: i.plain, What: err.Error(), Err: err})
+		i.where = inLost
+		return f.strangers(q, i, h)
+	case err != nil:
+		f.trouble(i.stored, i.plain, err)
+		return f.ctx.Err()
+	case ended != nil:
+		return ended
 	}
-	for _, e := range entries {
+	for _, name := range bad {
+		f.stranger(q, i, h, name)
+	}
+	return flush()
+}
+
+// entries looks at names that open.
+func (f *finder) entries(q *walk.Queue[item], i item, h backing.Dir, list []vault.DirEntry) error {
+	for _, e := range list {
 		if err := f.ctx.Err(); err != nil {
 			return err
 		}
@@ -80,7 +133,7 @@ func (f *finder) entry(q *walk.Queue[item], i item, h backing.Dir, e vault.DirEn
 		return
 	}
 	if n.Kind() == syscall.S_IFDIR {
-		q.Put(item{stored, plain, n})
+		q.Put(item{stored: stored, plain: plain, node: n})
 		return
 	}
 	defer f.v.Forget(n, 1)
@@ -88,7 +141,7 @@ func (f *finder) entry(q *walk.Queue[item], i item, h backing.Dir, e vault.DirEn
 	if n.Kind() != syscall.S_IFREG || f.seen(&st) {
 		return
 	}
-	head, ok := f.header(h, e.Stored, stored)
+	head, ok := f.header(h, e.Stored, stored, i.where)
 	if !ok {
 		return
 	}
@@ -113,7 +166,7 @@ func (f *finder) count() {
 }
 
 // header reads the header of a stored file and notes the record that it names; false where there is none.
-func (f *finder) header(h backing.Dir, name, stored string) (head envelope.Header, ok bool) {
+func (f *finder) header(h backing.Dir, name, stored string, where place) (head envelope.Header, ok bool) {
 	bf, st, err := h.OpenStat(name, syscall.O_RDONLY, 0)
 	if err != nil {
 		f.trouble(stored, "", err)
@@ -122,32 +175,27 @@ func (f *finder) header(h backing.Dir, name, stored string) (head envelope.Heade
 	defer bf.Close()
 	head, ok, err = survey.HeadOf(bf, st.Size)
 	if err != nil { // its record is nobody's as far as can be told, and may be needed once it is mended
+		foreign := where == outside || where == nested
+		if foreign && errors.Is(err, envelope.ErrCorrupt) && !isAside(stored) && peekName(f.v, name, "") == "" {
+			return head, false
+		}
 		f.miss(stored)
-		f.trouble(stored, "", err)
+		if !foreign {
+			f.trouble(stored, "", err)
+		}
 		return head, false
 	}
 	if ok {
-		f.use(head, &st, stored)
+		f.use(head, &st, stored, where)
 	}
 	return head, ok
 }
 
-// stranger looks at something whose name is not known: it needs its records all the same.
-func (f *finder) stranger(q *walk.Queue[item], i item, h backing.Dir, name string) {
-	stored := walk.Join(i.stored, name)
-	st, err := h.StatAt(name)
-	switch {
-	case err != nil:
-		f.trouble(stored, "", err)
-	case st.Mode&syscall.S_IFMT == syscall.S_IFDIR:
-		q.Put(item{stored: stored})
-	case st.Mode&syscall.S_IFMT == syscall.S_IFREG:
-		f.header(h, name, stored)
+// strangers looks at all that is in a directory whose names do not open.
+func (f *finder) strangers(q *walk.Queue[item], i item, h backing.Dir) error {
+	if _, err := h.StatAt(envelope.ControlDir); err == nil && i.where == outside {
+		i.where = nested
 	}
-}
-
-// lost looks at a directory whose names cannot be known.
-func (f *finder) lost(q *walk.Queue[item], i item, h backing.Dir) error {
 	err := h.ReadDir(func(e backing.Entry) bool {
 		if !envelope.IsReserved(e.Name) {
 			f.stranger(q, i, h, e.Name)
@@ -160,18 +208,93 @@ func (f *finder) lost(q *walk.Queue[item], i item, h backing.Dir) error {
 	return f.ctx.Err()
 }
 
-// companions looks for parts of long names that are nobody's, and for what a change of a directory's zone has left.
-func (f *finder) companions(i item, h backing.Dir) {
+// stranger looks at something whose name does not open where it is: it needs its records all the same.
+func (f *finder) stranger(q *walk.Queue[item], i item, h backing.Dir, name string) {
+	stored := walk.Join(i.stored, name)
+	st, err := h.StatAt(name)
+	if err != nil {
+		f.trouble(stored, "", err)
+		return
+	}
+	where := i.where
+	if where == inTree || where == outside {
+		switch mine, err := f.mine(h, name, &st, where); {
+		case err != nil:
+			f.trouble(stored, "", err)
+			where = inLost
+		case mine:
+			f.add(Finding{Kind: Misplaced, Stored: stored, What: "its name does not open in this directory", Err: vault.ErrCorrupt})
+			where = inLost
+		default:
+			if where == inTree {
+				f.add(Finding{Kind: Foreign, Stored: stored, What: "it was put here by something else than kmsfs, and is left alone; kmsfs verify --repair moves it aside"})
+			}
+			where = outside
+		}
+	}
+	switch st.Mode & syscall.S_IFMT {
+	case syscall.S_IFDIR:
+		q.Put(item{stored: stored, where: where})
+	case syscall.S_IFREG:
+		f.header(h, name, stored, where)
+	}
+}
+
+// mine says whether something whose name does not open is of this vault: what it holds says so, and in a directory of the vault the
+// form of its name does.
+func (f *finder) mine(h backing.Dir, name string, st *backing.Stat, where place) (bool, error) {
+	if where == inTree && envelope.IsSealedName(name) {
+		return true, nil
+	}
+	switch st.Mode & syscall.S_IFMT {
+	case syscall.S_IFREG:
+		bf, err := h.Open(name, syscall.O_RDONLY, 0)
+		if err != nil {
+			return false, err
+		}
+		defer bf.Close()
+		var b [envelope.HeaderSize]byte
+		n, err := bf.ReadAt(b[:], 0)
+		if err != nil {
+			return false, err
+		}
+		head, err := envelope.ParseHeader(b[:n])
+		if err != nil {
+			return false, nil
+		}
+		_, err = f.sc.Record(head.Loc, head.ID)
+		return err == nil, nil
+	case syscall.S_IFDIR:
+		sub, err := h.OpenDir(name)
+		if err != nil {
+			return false, err
+		}
+		defer sub.Close()
+		return f.v.HasDirID(sub)
+	case syscall.S_IFLNK:
+		target, err := h.Readlink(name)
+		return err == nil && envelope.IsSealedTarget(target), err
+	}
+	return false, nil
+}
+
+// reserved looks for parts of long names that are nobody's, and for what a change of a directory's zone or the making of a directory
+// has left.
+func (f *finder) reserved(i item, h backing.Dir) {
 	parts, names := map[string][]string{}, map[string]bool{}
-	var aside []string
+	var aside, made []string
+	hasID := false
 	if err := h.ReadDir(func(e backing.Entry) bool {
-		tag, _, _, ok := envelope.ParseCompanion(e.Name)
-		switch {
+		switch tag, _, _, ok := envelope.ParseCompanion(e.Name); {
 		case ok:
 			parts[tag] = append(parts[tag], e.Name)
+		case e.Name == envelope.DirFileName:
+			hasID = true
 		case e.Name == envelope.DirFileName+".new":
 			aside = append(aside, e.Name)
-		default:
+		case strings.HasPrefix(e.Name, vault.NewDirPrefix):
+			made = append(made, e.Name)
+		case envelope.IsLongEntry(e.Name):
 			names[e.Name] = true
 		}
 		return true
@@ -190,17 +313,50 @@ func (f *finder) companions(i item, h backing.Dir) {
 		}
 	}
 	for _, name := range aside {
-		if !isFile(h, name) || !names[envelope.DirFileName] { // it may be all that there is of the id
-			continue
+		if isFile(h, name) && hasID && i.where == inTree { // else it may be all that there is of the id
+			f.add(Finding{Kind: Leftover, Stored: walk.Join(i.stored, name), What: "a change of the encryption zone did not get to its end"})
 		}
-		f.add(Finding{Kind: Leftover, Stored: walk.Join(i.stored, name), What: "a change of the encryption zone did not get to its end"})
 	}
+	for _, name := range made {
+		f.unfinished(i.stored, h, name)
+	}
+}
+
+// unfinished looks at a directory that was being made, or taken apart: there is nothing in it, or it is misplaced.
+func (f *finder) unfinished(up string, h backing.Dir, name string) {
+	stored := walk.Join(up, name)
+	d, err := h.OpenDir(name)
+	if errors.Is(err, syscall.ENOTDIR) {
+		return
+	}
+	if err != nil {
+		f.trouble(stored, "", err)
+		return
+	}
+	defer d.Close()
+	empty := true
+	if err := d.ReadDir(func(e backing.Entry) bool {
+		empty = envelope.IsReserved(e.Name)
+		return empty
+	}); err != nil {
+		f.trouble(stored, "", err)
+		return
+	}
+	if empty {
+		f.add(Finding{Kind: HalfMade, Stored: stored, What: "a directory that was being made or removed"})
+		return
+	}
+	f.add(Finding{Kind: Misplaced, Stored: stored, What: "a directory that was being made or removed, and has something in it", Err: vault.ErrCorrupt})
+	f.mu.Lock()
+	f.more = append(f.more, item{stored: stored, where: inLost})
+	f.mu.Unlock()
 }
 
 // Where things are that are none of the vault's, and may be put back.
 const (
 	damagedDir = envelope.ControlDir + "/" + check.DamagedDir // by kmsfs verify --repair
-	e2fsckDir  = "lost+found"                                 // of the backing file system
+	tmpDir     = envelope.ControlDir + "/tmp"
+	e2fsckDir  = "lost+found" // of the backing file system
 )
 
 // isAside says whether stored is such a place, or below one.
@@ -208,20 +364,33 @@ func isAside(stored string) bool {
 	return strings.HasPrefix(stored+"/", damagedDir+"/") || strings.HasPrefix(stored+"/", e2fsckDir+"/")
 }
 
-// aside notes the records of what was moved aside, so that it can be moved back. What is wrong with it is no finding.
+// aside notes the records of what was moved aside, so that it can be moved back, and finds what e2fsck has put into lost+found, and what
+// is in .kmsfs/tmp.
 func (f *finder) aside() error {
-	return walk.Run(f.ctx, 1, []item{{stored: damagedDir}, {stored: e2fsckDir}}, func(q *walk.Queue[item]) (func(item) error, func()) {
+	if d, err := walk.Open(f.top, tmpDir); err == nil {
+		var names []string
+		err := d.ReadDir(func(e backing.Entry) bool {
+			names = append(names, e.Name)
+			return true
+		})
+		if err != nil {
+			f.trouble(tmpDir, "", err)
+		}
+		for _, name := range names {
+			f.unfinished(tmpDir, d, name)
+		}
+		d.Close()
+	}
+	if !f.v.ReadOnly() { // who opens the vault for writing removes what has nothing in it, and makes directories ahead
+		f.res.Findings = slices.DeleteFunc(f.res.Findings, func(x Finding) bool { return x.Kind == HalfMade && strings.HasPrefix(x.Stored, tmpDir+"/") })
+	}
+	first := append(f.more, item{stored: damagedDir, where: apart}, item{stored: e2fsckDir, where: outside})
+	return walk.Run(f.ctx, walk.Workers(), first, func(q *walk.Queue[item]) (func(item) error, func()) {
 		return func(i item) error {
 			if up, name := walk.Split(i.stored); name == check.DamagedAttrs && strings.HasPrefix(up, damagedDir+"/") {
 				return nil
 			}
-			h, err := walk.Open(f.top, i.stored)
-			if err != nil {
-				f.trouble(i.stored, "", err)
-				return f.ctx.Err()
-			}
-			defer h.Close()
-			return f.lost(q, i, h)
+			return f.look(q, i)
 		}, nil
 	})
 }
