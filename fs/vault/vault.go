@@ -486,7 +486,7 @@ func lock(ctl backing.Dir, mode backing.LockMode) (backing.File, error) {
 // lets go of it. ErrLocked where a mount that may write has it.
 func LockAlone(ctl backing.Dir) (backing.File, error) { return lock(ctl, backing.LockExclusive) }
 
-// cleanTmp removes what a mount that died left behind in .kmsfs/tmp. Where other hosts work on the vault, only what is old.
+// cleanTmp removes the directories that a mount that died left behind in .kmsfs/tmp, and that hold nothing. Where other hosts work on the vault, only what is old.
 func (v *Vault) cleanTmp(old []string) {
 	if len(old) == 0 {
 		return
@@ -498,18 +498,14 @@ func (v *Vault) cleanTmp(old []string) {
 	begun := v.now()
 	for _, name := range old {
 		st, err := v.tmpDir.StatAt(name)
-		if err != nil || (v.shared && begun.Sub(st.Mtim.Time()) < 24*time.Hour) {
+		if err != nil || st.Mode&sIFMT != sIFDIR || (v.shared && begun.Sub(st.Mtim.Time()) < 24*time.Hour) {
 			continue
 		}
-		if st.Mode&sIFMT == sIFDIR {
-			if empty, err := isEmptyDir(v.tmpDir, name); err == nil && empty {
-				mine := randomName() // so that no other host puts it in place while it loses its id
-				if v.tmpDir.Rename(name, v.tmpDir, mine, RenameNoReplace) == nil {
-					v.takeApart(mine)
-				}
+		if empty, err := isEmptyDir(v.tmpDir, name); err == nil && empty {
+			mine := randomName() // so that no other host puts it in place while it loses its id
+			if v.tmpDir.Rename(name, v.tmpDir, mine, RenameNoReplace) == nil {
+				v.takeApart(mine)
 			}
-		} else if err := v.tmpDir.Unlink(name); err != nil {
-			v.log.Warn("cannot remove a left-over from .kmsfs/tmp", "err", err)
 		}
 	}
 }

@@ -111,7 +111,6 @@ type finder struct {
 	waiting atomic.Int64 // entries of directories in the queue
 
 	mu     sync.Mutex
-	more   []item // to be looked at after the tree
 	res    Result
 	used   map[uint64]map[uint32]bool    // slots that files name, by table
 	linked map[[2]uint64]bool            // files of several names that were looked at

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -381,23 +382,26 @@ func harmed(t *testing.T, name string) *bed {
 
 // state is what a vault holds.
 type state struct {
-	plain map[string]string // by path: the sum of what files hold that open, and the targets of symlinks
-	raw   map[string]int    // stored files by their sum, but for those that are none of the user's
-	shut  map[string]string // of raw, those that do not open: stored path and sum
+	plain map[string]string     // by path: the sum of what files hold that open, the targets of symlinks, directories
+	files map[uint64]storedFile // stored files that hold something, by inode, but for those that are none of the user's
+	raw   map[string]bool       // the sums of the bytes of all of them
 }
+
+// storedFile is one: opens is the sum of its plaintext, "" where it does not open.
+type storedFile struct{ path, sum, opens string }
 
 // look reads all of a vault, opened without writing.
 func (b *bed) look(fs *memfs.FS) (s state, err error) {
-	s = state{map[string]string{}, map[string]int{}, map[string]string{}}
+	s = state{map[string]string{}, map[uint64]storedFile{}, map[string]bool{}}
 	v, err := vault.Open(b.t.Context(), fs.Root(), b.ks, vault.Options{Access: vault.ReadOnly})
 	if err != nil {
 		return s, fmt.Errorf("it does not open: %w", err)
 	}
 	defer v.Close()
-	opens := map[string]bool{}
+	opens := map[uint64]string{}
 	buf := make([]byte, 1<<20)
-	var plain func(n *vault.Node, stored, path string)
-	plain = func(n *vault.Node, stored, path string) {
+	var plain func(n *vault.Node, path string)
+	plain = func(n *vault.Node, path string) {
 		v.List(n, func(e vault.DirEntry, err error) bool {
 			if err != nil {
 				return true
@@ -407,65 +411,74 @@ func (b *bed) look(fs *memfs.FS) (s state, err error) {
 				return true
 			}
 			defer v.Forget(sub, 1)
-			p, at := tree.Join(path, e.Name), walk.Join(stored, e.Stored)
+			p := tree.Join(path, e.Name)
 			switch st.Mode & syscall.S_IFMT {
 			case syscall.S_IFDIR:
 				s.plain[p] = "directory"
-				plain(sub, at, p)
+				plain(sub, p)
 			case syscall.S_IFLNK:
 				if to, err := v.Readlink(sub); err == nil {
 					s.plain[p] = "symlink " + to
 				}
 			case syscall.S_IFREG:
 				if k, err := v.Read(b.t.Context(), sub, buf, 0); err == nil {
-					s.plain[p], opens[at] = sum(buf[:k]), true
+					s.plain[p] = sum(buf[:k])
+					opens[st.Ino] = s.plain[p]
 				}
 			}
 			return true
 		})
 	}
-	plain(v.Root(), "", "")
-	var raw func(d backing.Dir, path string) error
-	raw = func(d backing.Dir, path string) error {
-		var list []backing.Entry
-		if err := d.ReadDir(func(e backing.Entry) bool { list = append(list, e); return true }); err != nil {
+	plain(v.Root(), "")
+	return s, eachFile(fs.Root(), "", func(d backing.Dir, at, name string) error {
+		if strings.HasPrefix(at, ".kmsfs/keys/") || strings.HasPrefix(at, ".kmsfs/journal/") || path.Dir(at) == ".kmsfs" {
+			return nil
+		}
+		f, st, err := d.OpenStat(name, syscall.O_RDONLY, 0)
+		if err != nil {
 			return err
 		}
-		for _, e := range list {
-			at := walk.Join(path, e.Name)
-			if e.Kind == syscall.S_IFDIR {
-				if at == ".kmsfs/keys" || at == ".kmsfs/journal" {
-					continue
-				}
-				sub, err := d.OpenDir(e.Name)
-				if err != nil {
-					return err
-				}
-				err = raw(sub, at)
-				sub.Close()
-				if err != nil {
-					return err
-				}
-			} else if e.Kind == syscall.S_IFREG && path != ".kmsfs" && !strings.HasSuffix(e.Name, ".new") && !strings.HasPrefix(path, ".kmsfs/tmp/.kmsfs.new.") {
-				f, st, err := d.OpenStat(e.Name, syscall.O_RDONLY, 0)
-				if err != nil {
-					return err
-				}
-				c := make([]byte, st.Size)
-				_, err = f.ReadAt(c, 0)
-				f.Close()
-				if err != nil {
-					return err
-				}
-				s.raw[sum(c)]++
-				if !opens[at] && len(c) > 0 {
-					s.shut[at] = sum(c)
-				}
-			}
+		defer f.Close()
+		c := make([]byte, min(st.Size, 1<<20)) // what is longer has been made so with holes
+		if _, err := f.ReadAt(c, 0); err != nil {
+			return err
+		}
+		if st.Size > 1<<20 {
+			c = fmt.Append(c, st.Size)
+		}
+		s.raw[sum(c)] = true
+		if len(c) > 0 {
+			s.files[st.Ino] = storedFile{at, sum(c), opens[st.Ino]}
 		}
 		return nil
+	})
+}
+
+// eachFile calls f for each stored file.
+func eachFile(d backing.Dir, dir string, f func(d backing.Dir, at, name string) error) error {
+	var list []backing.Entry
+	if err := d.ReadDir(func(e backing.Entry) bool { list = append(list, e); return true }); err != nil {
+		return err
 	}
-	return s, raw(fs.Root(), "")
+	for _, e := range list {
+		at := walk.Join(dir, e.Name)
+		switch e.Kind {
+		case syscall.S_IFDIR:
+			sub, err := d.OpenDir(e.Name)
+			if err == nil {
+				err = eachFile(sub, at, f)
+				sub.Close()
+			}
+			if err != nil {
+				return err
+			}
+		case syscall.S_IFREG:
+			if err := f(d, at, e.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // repair mends once, as the command does.
@@ -488,8 +501,25 @@ func worse(before, now state) string {
 	return ""
 }
 
-// lost says what of the bytes that did not open, and of what is to be readable, is nowhere any more; "" for nothing.
-func (b *bed) lost(before, now state) string {
+// lost says what of the stored files is nowhere any more, or has other bytes and does not open; "" for nothing. The id of a directory
+// may be replaced, and is kept; what was never finished may go.
+func lost(before, now state) string {
+	for ino, was := range before.files {
+		name := path.Base(was.path)
+		is, there := now.files[ino]
+		switch {
+		case there && is.sum == was.sum, there && is.opens != "" && (was.opens == "" || is.opens == was.opens):
+		case name == envelope.DirFileName && now.raw[was.sum]:
+		case strings.HasSuffix(name, ".new"), strings.Contains(was.path, "/.kmsfs.new."):
+		default:
+			return fmt.Sprintf("%s is gone, or holds something else: %+v", was.path, is)
+		}
+	}
+	return ""
+}
+
+// readable wants all that files were made with to be readable somewhere.
+func (b *bed) readable(now state) string {
 	have := map[string]bool{}
 	for _, s := range now.plain {
 		have[s] = true
@@ -499,17 +529,8 @@ func (b *bed) lost(before, now state) string {
 			return fmt.Sprintf("a file that was to be readable is not: %x", s[:4])
 		}
 	}
-	for path, s := range before.shut {
-		_, name := walk.Split(path)
-		if now.raw[s] == 0 && !strings.HasPrefix(path, ".kmsfs/tmp") && name != envelope.DirFileName && !b.opened(before, now, path) {
-			return fmt.Sprintf("the bytes of %s are gone", path)
-		}
-	}
 	return ""
 }
-
-// opened says whether what has not opened before does now: then its stored bytes may have been settled.
-func (b *bed) opened(before, now state, path string) bool { return now.shut[path] == "" && len(now.plain) > len(before.plain) }
 
 // clean wants nothing that can be mended to be left after a repair.
 func clean(left *fsck.Result) string {
@@ -518,5 +539,5 @@ func clean(left *fsck.Result) string {
 			return fmt.Sprintf("left is %s: %s: %s", f.Kind, f.Stored, f.What)
 		}
 	}
-	return left.Unsure
+	return ""
 }

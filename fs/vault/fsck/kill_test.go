@@ -1,6 +1,7 @@
 package fsck_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -62,17 +63,14 @@ func (b *bed) sound(fs *memfs.FS, before state, most int) string {
 	if len(did) > most {
 		return fmt.Sprintf("%d were mended once more, such as %s of %s: %s", len(did), did[0].Kind, did[0].Stored, did[0].Done)
 	}
-	if why := clean(left); why != "" {
+	if why := cmp.Or(clean(left), left.Unsure); why != "" {
 		return why
 	}
 	now, err := b.look(fs)
 	if err != nil {
 		return err.Error()
 	}
-	if why := worse(before, now); why != "" {
-		return why
-	}
-	return b.lost(before, now)
+	return cmp.Or(worse(before, now), lost(before, now), b.readable(now))
 }
 
 // interrupted says what is wrong with what an interrupted repair has left.
@@ -81,7 +79,7 @@ func (b *bed) interrupted(fs *memfs.FS, before state) string {
 	if err != nil {
 		return err.Error()
 	}
-	if why := worse(before, now); why != "" {
+	if why := cmp.Or(worse(before, now), lost(before, now)); why != "" {
 		return "before it is mended again: " + why
 	}
 	if left, _, err := b.repair(fs); err != nil {

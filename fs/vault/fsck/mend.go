@@ -226,7 +226,9 @@ func (m *mender) lostFound() (*vault.Node, error) {
 		}
 		n, _, err := m.v.Lookup(m.v.Root(), m.name)
 		if errors.Is(err, syscall.ENOENT) {
-			n, _, err = m.v.Mkdir(m.v.Root(), m.name, 0o700, vault.Caller{})
+			if n, _, err = m.v.Mkdir(m.v.Root(), m.name, 0o700, vault.Caller{}); err == nil {
+				err = m.top.SyncFS() // not every file system keeps the order of what goes into it
+			}
 		}
 		if err != nil {
 			return nil, err
@@ -396,8 +398,8 @@ func isDirFile(name string) bool {
 	return name == envelope.DirFileName || name == envelope.DirFileName+".new"
 }
 
-// keepAside keeps what is in a stored directory and has such a name in .kmsfs/damaged, as kmsfs verify --repair does. The id file is
-// copied: until another takes its place it may tell the id.
+// keepAside keeps what is in a stored directory and has such a name in .kmsfs/damaged, as kmsfs verify --repair does. The id file stays
+// too: until another takes its place it may tell the id.
 func (m *mender) keepAside(d backing.Dir, stored string, is func(name string) bool) error {
 	var names []string
 	if err := d.ReadDir(func(e backing.Entry) bool {
@@ -413,9 +415,14 @@ func (m *mender) keepAside(d backing.Dir, stored string, is func(name string) bo
 		return err
 	}
 	defer to.Close()
+	if err := m.top.SyncFS(); err != nil {
+		return err
+	}
 	for _, name := range names {
 		if isDirFile(name) && isFile(d, name) {
-			err = copyFile(to, d, name)
+			if err = d.Link(name, to, name); err != nil && !errors.Is(err, syscall.EEXIST) { // no hard links there
+				err = check.CopyFile(to, name, d, name)
+			}
 		} else {
 			err = d.Rename(name, to, name, vault.RenameNoReplace)
 		}
@@ -424,23 +431,6 @@ func (m *mender) keepAside(d backing.Dir, stored string, is func(name string) bo
 		}
 	}
 	return to.Sync()
-}
-
-// copyFile copies what an id file may have, durably, to a new file of the same name.
-func copyFile(to, from backing.Dir, name string) error {
-	b, err := readFile(from, name, envelope.DirFileMax)
-	if err != nil {
-		return err
-	}
-	bf, err := to.Open(name, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = bf.WriteAt(b, 0)
-	if err == nil {
-		err = bf.Sync()
-	}
-	return errors.Join(err, bf.Close())
 }
 
 // removeDir removes a directory that holds nothing but reserved names.

@@ -3,7 +3,6 @@ package fsck
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -24,6 +23,7 @@ const (
 	outside              // put there by something else than kmsfs: what is of the vault in it is misplaced
 	nested               // of another vault that is in this one, or a copy of it: nothing in it is found
 	apart                // moved aside: nothing in it is found
+	inTmp                // of .kmsfs/tmp
 )
 
 // item is a directory that is to be looked at, or some entries of one.
@@ -60,7 +60,7 @@ func (f *finder) look(q *walk.Queue[item], i item) error {
 	f.res.Directories++
 	f.mu.Unlock()
 	if i.where == inTree || i.where == inLost {
-		f.reserved(i, h)
+		f.reserved(q, i, h)
 	}
 	if i.where != inTree {
 		return f.strangers(q, i, h)
@@ -217,7 +217,7 @@ func (f *finder) stranger(q *walk.Queue[item], i item, h backing.Dir, name strin
 		return
 	}
 	where := i.where
-	if where == inTree || where == outside {
+	if where == inTree || where == outside || where == inTmp {
 		switch mine, err := f.mine(h, name, &st, where); {
 		case err != nil:
 			f.trouble(stored, "", err)
@@ -226,7 +226,7 @@ func (f *finder) stranger(q *walk.Queue[item], i item, h backing.Dir, name strin
 			f.add(Finding{Kind: Misplaced, Stored: stored, What: "its name does not open in this directory", Err: vault.ErrCorrupt})
 			where = inLost
 		default:
-			if where == inTree {
+			if where != outside {
 				f.add(Finding{Kind: Foreign, Stored: stored, What: "it was put here by something else than kmsfs, and is left alone; kmsfs verify --repair moves it aside"})
 			}
 			where = outside
@@ -280,7 +280,7 @@ func (f *finder) mine(h backing.Dir, name string, st *backing.Stat, where place)
 
 // reserved looks for parts of long names that are nobody's, and for what a change of a directory's zone or the making of a directory
 // has left.
-func (f *finder) reserved(i item, h backing.Dir) {
+func (f *finder) reserved(q *walk.Queue[item], i item, h backing.Dir) {
 	parts, names := map[string][]string{}, map[string]bool{}
 	var aside, made []string
 	hasID := false
@@ -318,38 +318,40 @@ func (f *finder) reserved(i item, h backing.Dir) {
 		}
 	}
 	for _, name := range made {
-		f.unfinished(i.stored, h, name)
+		if f.unfinished(i.stored, h, name) {
+			q.Put(item{stored: walk.Join(i.stored, name), where: inLost})
+		}
 	}
 }
 
-// unfinished looks at a directory that was being made, or taken apart: there is nothing in it, or it is misplaced.
-func (f *finder) unfinished(up string, h backing.Dir, name string) {
+// unfinished looks at a directory that was being made, or taken apart. There is nothing in it, or it is misplaced and to be looked at.
+func (f *finder) unfinished(up string, h backing.Dir, name string) (holds bool) {
 	stored := walk.Join(up, name)
 	d, err := h.OpenDir(name)
 	if errors.Is(err, syscall.ENOTDIR) {
-		return
+		return false
 	}
 	if err != nil {
 		f.trouble(stored, "", err)
-		return
+		return false
 	}
 	defer d.Close()
-	empty := true
 	if err := d.ReadDir(func(e backing.Entry) bool {
-		empty = envelope.IsReserved(e.Name)
-		return empty
+		holds = !envelope.IsReserved(e.Name)
+		return !holds
 	}); err != nil {
 		f.trouble(stored, "", err)
-		return
+		return false
 	}
-	if empty {
-		f.add(Finding{Kind: HalfMade, Stored: stored, What: "a directory that was being made or removed"})
-		return
+	x := Finding{Kind: HalfMade, Stored: stored, What: "a directory that was being made or removed"}
+	if up == tmpDir && !holds && !f.v.ReadOnly() { // who opens the vault for writing removes it, and makes directories ahead
+		return false
 	}
-	f.add(Finding{Kind: Misplaced, Stored: stored, What: "a directory that was being made or removed, and has something in it", Err: vault.ErrCorrupt})
-	f.mu.Lock()
-	f.more = append(f.more, item{stored: stored, where: inLost})
-	f.mu.Unlock()
+	if holds {
+		x.Kind, x.What, x.Err = Misplaced, x.What+", and has something in it", vault.ErrCorrupt
+	}
+	f.add(x)
+	return holds
 }
 
 // Where things are that are none of the vault's, and may be put back.
@@ -367,30 +369,43 @@ func isAside(stored string) bool {
 // aside notes the records of what was moved aside, so that it can be moved back, and finds what e2fsck has put into lost+found, and what
 // is in .kmsfs/tmp.
 func (f *finder) aside() error {
+	first := []item{{stored: damagedDir, where: apart}, {stored: e2fsckDir, where: outside}}
 	if d, err := walk.Open(f.top, tmpDir); err == nil {
-		var names []string
 		err := d.ReadDir(func(e backing.Entry) bool {
-			names = append(names, e.Name)
+			first = append(first, item{stored: walk.Join(tmpDir, e.Name), where: inTmp})
 			return true
 		})
+		d.Close()
 		if err != nil {
 			f.trouble(tmpDir, "", err)
 		}
-		for _, name := range names {
-			f.unfinished(tmpDir, d, name)
-		}
-		d.Close()
 	}
-	if !f.v.ReadOnly() { // who opens the vault for writing removes what has nothing in it, and makes directories ahead
-		f.res.Findings = slices.DeleteFunc(f.res.Findings, func(x Finding) bool { return x.Kind == HalfMade && strings.HasPrefix(x.Stored, tmpDir+"/") })
-	}
-	first := append(f.more, item{stored: damagedDir, where: apart}, item{stored: e2fsckDir, where: outside})
 	return walk.Run(f.ctx, walk.Workers(), first, func(q *walk.Queue[item]) (func(item) error, func()) {
 		return func(i item) error {
 			if up, name := walk.Split(i.stored); name == check.DamagedAttrs && strings.HasPrefix(up, damagedDir+"/") {
 				return nil
 			}
-			return f.look(q, i)
+			if i.where != inTmp {
+				return f.look(q, i)
+			}
+			return f.inTmp(q, i.stored)
 		}, nil
 	})
+}
+
+// inTmp looks at something in .kmsfs/tmp: directories that were being made or removed are to be there.
+func (f *finder) inTmp(q *walk.Queue[item], stored string) error {
+	h, err := walk.Open(f.top, tmpDir)
+	if err != nil {
+		f.trouble(stored, "", err)
+		return f.ctx.Err()
+	}
+	defer h.Close()
+	_, name := walk.Split(stored)
+	if st, err := h.StatAt(name); err != nil || st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+		f.stranger(q, item{stored: tmpDir, where: inTmp}, h, name)
+	} else if f.unfinished(tmpDir, h, name) {
+		q.Put(item{stored: stored, where: inLost})
+	}
+	return f.ctx.Err()
 }
