@@ -24,14 +24,16 @@ func (v *Vault) PeekName(entry, longCipher string) (string, error) {
 	return v.keys.PeekName(entry, longCipher)
 }
 
-// HasDirID says whether the stored directory h has an id of this vault; an error is one of the backing file system, or
-// envelope.ErrUnsupported.
+// HasDirID says whether the stored directory h has an id of this vault, or one of a later version.
 func (v *Vault) HasDirID(h backing.Dir) (bool, error) {
 	_, _, err := v.readDirFile(h)
-	if errors.Is(err, envelope.ErrUnsupported) || err != nil && !errors.Is(err, ErrCorrupt) {
-		return false, err
+	if err == nil || errors.Is(err, envelope.ErrUnsupported) {
+		return true, nil
 	}
-	return err == nil, nil
+	if errors.Is(err, ErrCorrupt) {
+		err = nil
+	}
+	return false, err
 }
 
 // RecoverDirID returns what the id file of the stored directory h, which has no valid one, was: where one bit of it has changed its
@@ -77,7 +79,7 @@ func (v *Vault) RecoverDirID(h backing.Dir) (file []byte, zone bool, err error) 
 				return b, false, nil
 			}
 		}
-		if len(b) >= envelope.DirFileSize {
+		if _, _, err := v.keys.ParseDirFile(b); len(b) >= envelope.DirFileSize && !errors.Is(err, envelope.ErrUnsupported) {
 			if id := envelope.DirID(b[8:24]); proves(id) {
 				return v.keys.MarshalDirFile(id, ""), len(b) > envelope.DirFileSize, nil
 			}

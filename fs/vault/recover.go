@@ -90,6 +90,12 @@ func (v *Vault) startJournal(ctx context.Context, every time.Duration) error {
 	v.journal.follow(found)
 	v.recovery.gather(found)
 	if v.recovery.count.Load() == 0 {
+		if v.readOnly || v.shared {
+			return nil
+		}
+		if err := v.shelve(dir, found); err != nil { // it is not to say for ever that there was a mount that died
+			v.log.Warn("cannot remove a journal that holds nothing", "err", err)
+		}
 		return nil
 	}
 	alone, err := v.alone()
@@ -203,6 +209,9 @@ func (v *Vault) readJournalFile(dir backing.Dir, name string) (journalFile, erro
 	}
 	b = b[:n]
 	j.size = int64(n)
+	if envelope.IsZero(b[:min(n, envelope.JournalHeaderSize)]) { // made void, or never begun
+		return j, nil
+	}
 	h, err := v.keys.ParseJournalHeader(b)
 	if err != nil {
 		return j, err

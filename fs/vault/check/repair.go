@@ -222,7 +222,7 @@ func CopyFile(to backing.Dir, name string, from backing.Dir, old string) error {
 		return err
 	}
 	defer f.Close()
-	return save(to, name, func(n backing.File) error { return copySparse(n, f) })
+	return save(to, name, func(n backing.File) error { return sidecar.CopySparse(n, f) })
 }
 
 // record copies the key table of a damaged record aside, and clears the record.
@@ -244,7 +244,7 @@ func (r *repair) record(f Finding) (to string, err error) {
 			return "", err
 		}
 		defer from.Close()
-		if err := r.save(dir, name, func(f backing.File) error { return copySparse(f, from) }); err != nil {
+		if err := r.save(dir, name, func(f backing.File) error { return sidecar.CopySparse(f, from) }); err != nil {
 			return "", err
 		}
 		r.made[to] = true
@@ -276,35 +276,6 @@ func cutTail(top backing.Dir, dir, name string, slot uint32, slotSize int) error
 		err = f.Truncate(from)
 	}
 	return err
-}
-
-// copySparse copies from, of any size, to a new file; zeros become holes.
-func copySparse(to, from backing.File) error {
-	b := make([]byte, 1<<18)
-	for off := int64(0); ; {
-		at, err := from.Seek(off, vault.SeekData)
-		if err == nil {
-			off = at
-		}
-		n, err := from.ReadAt(b, off)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			break
-		}
-		if !envelope.IsZero(b[:n]) {
-			if _, err := to.WriteAt(b[:n], off); err != nil {
-				return err
-			}
-		}
-		off += int64(n)
-	}
-	st, err := from.Stat()
-	if err != nil {
-		return err
-	}
-	return to.Truncate(st.Size)
 }
 
 // attributes copies damaged attributes into files, named as they are, and removes them.

@@ -142,11 +142,8 @@ func remove(top backing.Dir, stored string) error {
 	up, name := walk.Split(stored)
 	d, err := walk.Open(top, up)
 	if err != nil {
-		return err
+		return gone(err) // it was moved by what was mended before
 	}
 	defer d.Close()
-	if err := d.Unlink(name); err != nil && !errors.Is(err, syscall.ENOENT) {
-		return err
-	}
-	return nil
+	return gone(d.Unlink(name))
 }

@@ -279,23 +279,30 @@ func (m *mender) adoptFrom(from backing.Dir, entry, name string) (to string, err
 		return "", err
 	}
 	if name != "" {
-		err := m.v.Adopt(from, entry, dir, name)
-		if !errors.Is(err, syscall.EEXIST) {
-			return path.Join(m.name, name), err
+		to, err := m.adoptAs(from, entry, dir, name, 100)
+		if !errors.Is(err, syscall.EEXIST) && !errors.Is(err, envelope.ErrNameTooLong) {
+			return to, err
 		}
 	}
 	if name, err = strangerName(from, entry); err != nil {
 		return "", err
 	}
-	for i := 1; ; i++ {
+	return m.adoptAs(from, entry, dir, name, 10000)
+}
+
+// adoptAs gives entry a name in dir, with a number after it where it is taken; there are tries of them.
+func (m *mender) adoptAs(from backing.Dir, entry string, dir *vault.Node, name string, tries int) (to string, err error) {
+	for i := range tries {
 		try := name
-		if i > 1 {
-			try = fmt.Sprintf("%s.%d", name, i)
+		if i > 0 {
+			try = fmt.Sprintf("%s.%d", name, i+1)
 		}
-		if err = m.v.Adopt(from, entry, dir, try); !errors.Is(err, syscall.EEXIST) || i == 10000 {
-			return path.Join(m.name, try), err
+		to = path.Join(m.name, try)
+		if err = m.v.Adopt(from, entry, dir, try); !errors.Is(err, syscall.EEXIST) {
+			break
 		}
 	}
+	return to, err
 }
 
 // gone is err, but for what is there no more.
@@ -338,11 +345,11 @@ func (m *mender) rescue(f Finding) error {
 		return gone(err)
 	}
 	defer d.Close()
-	if ok, err := m.v.HasDirID(d); ok || err != nil {
-		return err // with its table, or what was mended before
-	}
 	file, zone, err := m.v.RecoverDirID(d)
 	if err != nil {
+		return err
+	}
+	if ok, err := m.v.HasDirID(d); err != nil || ok && file == nil {
 		return err
 	}
 	if file != nil {

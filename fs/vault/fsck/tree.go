@@ -96,7 +96,16 @@ func (f *finder) directory(q *walk.Queue[item], i item, h backing.Dir) error {
 		}
 		return ended == nil
 	})
+	var told []byte
+	later := errors.Is(err, envelope.ErrUnsupported)
+	if later { // but for one bit, which the rest of the id file tells
+		told, _, _ = f.v.RecoverDirID(h)
+	}
 	switch {
+	case later && told == nil:
+		f.add(Finding{Kind: Unread, Stored: i.stored, Path: i.plain, What: err.Error(), Err: err})
+		i.where = inLost
+		return f.strangers(q, i, h)
 	case errors.Is(err, vault.ErrCorrupt) || errors.Is(err, envelope.ErrCorrupt):
 		f.add(Finding{Kind: LostDirectory, Stored: i.stored, Path: i.plain, What: err.Error(), Err: err})
 		i.where = inLost

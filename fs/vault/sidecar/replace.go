@@ -141,6 +141,17 @@ func copyTable(f, old backing.File, h envelope.TableHeader, z int, changes []Cha
 	for first := int64(0); ; first += partSlots {
 		n, err := 0, error(nil)
 		if old != nil {
+			if first > 0 { // the header is written whatever there is
+				at, more := backing.NextData(old, first*int64(z))
+				if !more && len(changes) == 0 {
+					break
+				}
+				next := at / int64(z)
+				if len(changes) > 0 && (!more || next > int64(changes[0].Slot)) {
+					next = int64(changes[0].Slot)
+				}
+				first = max(first, next/partSlots*partSlots)
+			}
 			n, err = old.ReadAt(from, first*int64(z))
 		}
 		if err != nil {

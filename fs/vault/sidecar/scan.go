@@ -130,6 +130,12 @@ func (s *Sidecar) ScanTable(ctx context.Context, id uint64, f func(*Part) error)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		part := partSlots * int64(h.SlotSize)
+		if at, more := backing.NextData(file, int64(first)*int64(h.SlotSize)); !more || at/part >= 1<<32/partSlots {
+			first = 1<<32 - partSlots // where no slot is, or none that can be named
+		} else {
+			first = uint32(at/part) * partSlots
+		}
 		p := &Part{Table: id, SlotSize: int(h.SlotSize), Created: h.Created, First: first}
 		p.raw, err = readSettled(file, h, first)
 		if err != nil {
