@@ -4,7 +4,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"kmsfs/fs/backing"
+	"kmsfs/fs/vault"
 )
 
 // TestFsck: a clean vault is clean; what is misplaced is found, and is in lost+found after --repair.
@@ -72,4 +76,114 @@ func TestFsckHeader(t *testing.T) {
 		t.Errorf("got %s", text)
 	}
 	b.ok("verify v")
+}
+
+// TestFsckForeign: what other programs have put into a vault is told of, is no damage, and stays; files of the vault in it are moved to
+// lost+found.
+func TestFsckForeign(t *testing.T) {
+	t.Parallel()
+	b := offlineBench(t)
+	sub := filepath.Dir(filepath.Dir(b.largest("v")))
+	foreign := []string{"README", ".DS_Store", ".stfolder/x", ".git/objects/ab", "lost+found/x", strings.TrimPrefix(sub, b.dir+"/v/") + "/Thumbs.db"}
+	for _, name := range foreign {
+		if err := os.MkdirAll(filepath.Dir(b.dir+"/v/"+name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		b.write("v/"+name, "do not touch")
+	}
+	text := b.ok("fsck v")
+	if strings.Count(text, "foreign: ") != 5 || !strings.Contains(text, "put here by something else than kmsfs") { // not that of the file system
+		t.Errorf("got %s", text)
+	}
+	large := b.largest("v")
+	if err := os.Rename(large, b.dir+"/v/lost+found/#12"); err != nil {
+		t.Fatal(err)
+	}
+	if text := b.ok("fsck --repair v"); !strings.Contains(text, "moved to lost+found/file-") {
+		t.Errorf("got %s", text)
+	}
+	for _, name := range foreign {
+		if got, err := os.ReadFile(b.dir + "/v/" + name); string(got) != "do not touch" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if text := b.ok("fsck --repair v"); !strings.Contains(text, " 0 mended") {
+		t.Errorf("got %s", text)
+	}
+}
+
+// TestFsckRefused: fsck does not write where somebody else does, or without the keys, or to what it does not know.
+func TestFsckRefused(t *testing.T) {
+	t.Parallel()
+	b := offlineBench(t)
+	top, err := backing.OpenDir(b.dir + "/v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
+	lock, err := vault.Lock(top) // as a mount in a container has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.fails(5, "in use by another mount", "", "fsck --repair v")
+	b.ok("fsck v")
+	lock.Close()
+
+	for name, harm := range map[string]func(){
+		"another version": func() { b.edit("v/.kmsfs/vault.json", `"format": 1`, `"format": 2`) },
+		"edited":          func() { b.edit("v/.kmsfs/vault.json", `"chunk_size": 4096`, `"chunk_size": 16384`) },
+		"no keys":         func() { os.Rename(b.dir+"/keys", b.dir+"/gone") },
+		"no vault":        func() { os.Rename(b.dir+"/v/.kmsfs/vault.json", b.dir+"/vault.json") },
+	} {
+		config, err := os.ReadFile(b.dir + "/v/.kmsfs/vault.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		harm()
+		before := b.stored("v")
+		if r := b.run([]string{"fsck", "--repair", "v"}); r.code == 0 || r.code == 3 && name == "no keys" || !strings.Contains(r.stderr, "error: ") {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if after := b.stored("v"); name != "edited" && strings.Join(before, "") != strings.Join(after, "") {
+			t.Errorf("%s: something was changed:\n%s\n%s", name, strings.Join(before, "\n"), strings.Join(after, "\n"))
+		}
+		os.Rename(b.dir+"/gone", b.dir+"/keys")
+		if err := os.WriteFile(b.dir+"/v/.kmsfs/vault.json", config, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.ok("fsck v")
+}
+
+// TestFsckReadOnly: on a read-only file system it is looked at, and not mended.
+func TestFsckReadOnly(t *testing.T) {
+	b := offlineBench(t)
+	b.mkdir("ro")
+	if err := syscall.Mount(b.dir+"/v", b.dir+"/ro", "", syscall.MS_BIND, ""); err != nil {
+		t.Skipf("bind mounts are for root with CAP_SYS_ADMIN: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(b.dir+"/ro", syscall.MNT_DETACH) })
+	if err := syscall.Mount("", b.dir+"/ro", "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	if text := b.ok("fsck ro"); !strings.Contains(text, " 0 findings") {
+		t.Errorf("got %s", text)
+	}
+	b.fails(22, "read-only file system", "copy it", "fsck --repair ro")
+}
+
+// TestFsckCopy: a vault that is a copy is one no more after a repair that finds no two files of one key.
+func TestFsckCopy(t *testing.T) {
+	t.Parallel()
+	b := offlineBench(t)
+	b.tool("", "cp", "-a", "v", "copy")
+	b.tool("", "cp", "-r", "--no-preserve=links", "v", "torn")
+	for name, one := range map[string]bool{"copy": false, "torn": true} {
+		before, _ := os.ReadFile(b.dir + "/" + name + "/.kmsfs/lock")
+		text := b.ok("fsck --repair " + name)
+		after, _ := os.ReadFile(b.dir + "/" + name + "/.kmsfs/lock")
+		if strings.Contains(text, "one-key: ") != one || (string(before) != string(after)) == one {
+			t.Errorf("%s: got %s; the mark was %q and is %q", name, text, before, after)
+		}
+	}
 }

@@ -20,7 +20,7 @@ func (b *bed) harmSomehow(r *rand.Rand) string {
 	var files, dirs []string
 	root := b.fs.Root()
 	b.must(eachFile(root, "", func(_ backing.Dir, at, name string) error {
-		if at != ".kmsfs/vault.json" && at != ".kmsfs/lock" { // else it does not open
+		if at != ".kmsfs/vault.json" && !strings.HasSuffix(at, "lock") { // else it does not open, or not for writing
 			files = append(files, at)
 		}
 		return nil
