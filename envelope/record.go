@@ -151,3 +151,22 @@ func (r *Record) Verify(fk *FileKey) error {
 	}
 	return nil
 }
+
+// MendRecord flips back the one bit of a slot that keeps the record in it from
+// opening: its checksum tells which. ok is false, and the slot as it was, where
+// more or something else is wrong.
+func MendRecord(slot []byte) (ok bool) {
+	if len(slot) > MaxSlotSize || len(slot) < MinSlotSize {
+		return false
+	}
+	for bit := range 8 * len(slot) {
+		slot[bit/8] ^= 1 << (bit % 8)
+		if checksumOK(slot) {
+			if _, err := ParseRecord(slot); err == nil {
+				return true
+			}
+		}
+		slot[bit/8] ^= 1 << (bit % 8)
+	}
+	return false
+}

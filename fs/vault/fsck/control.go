@@ -3,6 +3,7 @@ package fsck
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -108,11 +109,13 @@ func (f *finder) tables() error {
 			return nil
 		}
 		x := Finding{Kind: OrphanRecords, Stored: stored, table: p.Table}
+		bits := Finding{Kind: RecordBit, Stored: stored, table: p.Table}
 		for e := range p.Entries() {
 			f.res.Records++
 			switch {
 			case errors.Is(e.Err, envelope.ErrCorrupt) && !f.used[p.Table][e.Loc.Slot] && erased(e.Raw):
 				x.slots = append(x.slots, e.Loc.Slot)
+			case errors.Is(e.Err, envelope.ErrCorrupt) && f.used[p.Table][e.Loc.Slot] && f.flipped(e, &bits):
 			case e.Err != nil:
 				f.trouble(stored, "", fmt.Errorf("slot %d: %w", e.Loc.Slot, e.Err))
 			case f.used[p.Table][e.Loc.Slot], f.doubt[e.Record.ID]:
@@ -121,12 +124,36 @@ func (f *finder) tables() error {
 				x.slots = append(x.slots, e.Loc.Slot)
 			}
 		}
+		if len(bits.records) > 0 {
+			bits.What = fmt.Sprintf("%d records of files have one bit wrong, which their checksums tell", len(bits.records))
+			f.add(bits)
+		}
 		if len(x.slots) > 0 && f.res.Unsure == "" {
 			x.What = fmt.Sprintf("%d records of no file", len(x.slots))
 			f.add(x)
 		}
 		return nil
 	})
+}
+
+// flippedMost is how many records of a table are looked at for one wrong bit: more of them are damage of another kind.
+const flippedMost = 32
+
+// flipped notes the record that a damaged slot held before one bit of it changed, where it is that of a file that names the slot.
+func (f *finder) flipped(e sidecar.Entry, bits *Finding) bool {
+	if bits.tried++; bits.tried > flippedMost {
+		return false
+	}
+	slot := slices.Clone(e.Raw)
+	if !envelope.MendRecord(slot) {
+		return false
+	}
+	r, err := envelope.ParseRecord(slot)
+	if err != nil || !f.doubt[r.ID] {
+		return false
+	}
+	bits.records = append(bits.records, sidecar.Found{Slot: e.Loc.Slot, Record: r})
+	return true
 }
 
 // erased says whether what stands in a slot is what a power cut has left of an erased record: its first or last sector is zeros, which

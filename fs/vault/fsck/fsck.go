@@ -38,6 +38,7 @@ const (
 	Leftover        Kind = "leftover"         // of something that was being replaced
 	HalfMade        Kind = "half-made"        // a directory that never got its name, and has nothing in it
 	TableHeader     Kind = "key-table-header" // damaged, and known from the rest of the table
+	RecordBit       Kind = "record-bit"       // records of files in one key table, in each of which one bit is wrong
 	Unsettled       Kind = "unsettled"        // a file as a crash has left it: it reads right
 	Misplaced       Kind = "misplaced"        // its stored name does not open where it is
 	LostDirectory   Kind = "lost-directory"   // without a valid id: the names in it cannot be known, their contents can
@@ -63,9 +64,11 @@ type Finding struct {
 	What   string `json:"what"`
 	Err    error  `json:"-"`
 
-	slots []uint32 // of OrphanRecords
-	table uint64
-	name  string // of Misplaced: what its stored name opens as without the directory, "" for nothing
+	slots   []uint32        // of OrphanRecords
+	records []sidecar.Found // of RecordBit
+	tried   int             // of RecordBit: slots looked at
+	table   uint64
+	name    string // of Misplaced: what its stored name opens as without the directory, "" for nothing
 }
 
 // Mendable says whether Mend does something about it.

@@ -253,6 +253,19 @@ var harms = map[string]func(b *bed){
 		b.move("f/sub2", ".kmsfs/tmp", "0123456789abcdef0123456789abcdef")
 	},
 	"table header": func(b *bed) { b.flip(b.path(".kmsfs/keys"), b.tables()[0], 20) },
+	"records with a bit wrong": func(b *bed) {
+		for _, p := range []string{"c/file2", "c/file3"} {
+			d, name := b.at(p)
+			f, err := d.Open(name, syscall.O_RDONLY, 0)
+			b.must(err)
+			var h [envelope.HeaderSize]byte
+			_, err = f.ReadAt(h[:], 0)
+			b.must(err)
+			head, err := envelope.ParseHeader(h[:])
+			b.must(errors.Join(err, f.Close()))
+			b.flip(b.path(".kmsfs/keys"), envelope.TableName(head.Loc.Table), int64(head.Loc.Slot)*512+int64(b.rand.IntN(512)))
+		}
+	},
 	"misplaced": func(b *bed) {
 		b.move("b/file3", "", "")
 		b.move("b/file0", b.stored("a/sub"), "")

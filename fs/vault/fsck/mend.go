@@ -162,6 +162,12 @@ func (m *mender) mend(f Finding) error {
 			m.done(f, "made anew; the old table is kept beside it")
 		}
 		return err
+	case RecordBit:
+		left, err := m.sc.Restore(envelope.TableHeader{ID: f.table, Volume: m.v.Config().Volume}, f.records)
+		if err == nil && len(left) == 0 {
+			m.done(f, "put right")
+		}
+		return err
 	case Misplaced:
 		return m.adopt(f, f.name)
 	case LostDirectory:
