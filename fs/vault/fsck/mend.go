@@ -61,9 +61,11 @@ func Repair(ctx context.Context, top backing.Dir, v *vault.Vault, o Options) (le
 		some, err := Mend(ctx, top, v, left.Findings)
 		did = append(did, some...)
 		if err != nil || !slices.ContainsFunc(some, func(m Mended) bool { return m.shows() }) {
-			left.Findings = slices.DeleteFunc(left.Findings, func(f Finding) bool {
-				return slices.ContainsFunc(some, func(m Mended) bool { return m.Kind == f.Kind && m.Stored == f.Stored })
-			})
+			done := map[[2]string]bool{}
+			for _, m := range some {
+				done[[2]string{string(m.Kind), m.Stored}] = true
+			}
+			left.Findings = slices.DeleteFunc(left.Findings, func(f Finding) bool { return done[[2]string{string(f.Kind), f.Stored}] })
 			return left, did, err
 		}
 	}
