@@ -389,11 +389,14 @@ func (v *Vault) Fsync(n *Node, scope SyncScope) error {
 		return err
 	}
 	defer f.release()
+	if err := f.canRepeat(); err != nil {
+		return n.fail("fsync", err)
+	}
 	f.mu.RLock()
 	l, bf := f.logged, f.handle()
 	f.mu.RUnlock()
-	if err = v.journal.sync(l, f); err != nil { // it will not be trusted again: the next sync finds all in place, or fails too
-		err = errors.Join(err, f.outOfJournal(l))
+	if err = v.journal.sync(l, f); err != nil { // the next sync finds it written once more, or fails too
+		err = errors.Join(err, v.journal.checkpoint(fullOnly))
 	}
 	if scope == SyncAll {
 		err = errors.Join(err, bf.Sync())

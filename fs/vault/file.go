@@ -305,8 +305,24 @@ func (f *file) upgrade() error {
 	if f.writable { // somebody was faster
 		return bf.Close()
 	}
-	f.bf, f.before, f.writable = note(bf, f.v.age(found)), f.bf, true
+	f.bf, f.before, f.writable = noteAgain(bf, f.bf), f.bf, true
 	return nil
+}
+
+// canRepeat makes sure that what a sync has failed for can be written again. No lock is held.
+func (f *file) canRepeat() error {
+	if !lossy(f.handle()) {
+		return nil
+	}
+	return f.upgrade()
+}
+
+// syncAgain makes the content durable, also what a sync has failed for. No lock is held.
+func (f *file) syncAgain() error {
+	if err := f.canRepeat(); err != nil {
+		return err
+	}
+	return f.handle().DataSync()
 }
 
 // handle returns the stored file for calls that need no lock. Whoever uses f keeps it open.
@@ -623,6 +639,11 @@ func (f *file) mendNow() (done bool, err error) {
 
 // mend makes the stored file fit what its header says, and must come before any write. f.mu is held for writing.
 func (f *file) mend() error {
+	if lossy(f.bf) { // what comes next may rely on what a sync was waited for that has failed
+		if err := f.bf.DataSync(); err != nil {
+			return err
+		}
+	}
 	if err := f.makeSure(); err != nil {
 		return err
 	}

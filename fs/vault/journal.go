@@ -3,6 +3,8 @@ package vault
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -21,6 +23,7 @@ const prepareBy = 1 << 20
 // journalNames are the two files of the journal; heldPrefix begins the name of one that waits for a key.
 const (
 	journalDirName = "journal"
+	journalAside   = "new" // one that is being written to take the place of another
 	heldPrefix     = "held."
 )
 
@@ -68,9 +71,10 @@ type segment struct {
 	reserved int64  // promised to writers
 	writers  int    // that hold a promise
 	files    map[*file]struct{}
-	used     bool  // from its beginning to the end of its retirement
-	inPlace  bool  // all that stands in it is durable in its place: it is only to be made void
-	bad      error // a sync has failed: it is never trusted again
+	used     bool   // from its beginning to the end of its retirement
+	inPlace  bool   // all that stands in it is durable in its place: it is only to be made void
+	lost     uint64 // Vault.losses when it was begun
+	bad      error  // a sync has failed: see rewrite
 }
 
 // logged is the place of a record.
@@ -260,7 +264,7 @@ func (j *journal) begin(s *segment) error {
 	}
 	s.tail = append(s.tail[:0], b[:]...)
 	j.epoch++
-	s.epoch, s.pos, s.durable, s.used = j.epoch, envelope.JournalHeaderSize, 0, true
+	s.epoch, s.pos, s.durable, s.used, s.lost = j.epoch, envelope.JournalHeaderSize, 0, true, j.v.losses()
 	s.prepared = max(s.prepared, s.pos)
 	s.files = map[*file]struct{}{}
 	return nil
@@ -459,6 +463,7 @@ func (j *journal) sync(l logged, f *file) error {
 		case s.epoch != epoch || s.f != bf: // begun anew meanwhile
 		case bad != nil:
 			s.bad = bad
+			j.hurry()
 		default:
 			s.durable = max(s.durable, to)
 		}
@@ -489,17 +494,20 @@ func (j *journal) checkpoint(w which) error {
 		return nil
 	}
 	var errs []error
+	if err := j.rewriteBad(); err != nil {
+		errs = append(errs, err)
+	}
 	for range j.segs {
+		if len(errs) > 0 {
+			break
+		}
 		j.mu.Lock()
 		if w == evenActive && j.active != nil && j.active.pos > envelope.JournalHeaderSize && j.free() != nil {
 			j.active = nil // what comes next begins the other one
 		}
-		if j.active != nil && j.active.bad != nil {
-			j.active = nil // nothing more goes into it
-		}
 		var s *segment
 		for _, o := range j.segs {
-			if o.used && o != j.active && (s == nil || o.before(s)) {
+			if o.used && o != j.active && (s == nil || o.epoch < s.epoch) {
 				s = o
 			}
 		}
@@ -509,7 +517,6 @@ func (j *journal) checkpoint(w which) error {
 		}
 		if err := j.retire(s); err != nil {
 			errs = append(errs, err)
-			break
 		}
 	}
 	err := errors.Join(errs...)
@@ -521,13 +528,87 @@ func (j *journal) checkpoint(w which) error {
 	return err
 }
 
-// before says whether s is put in place before o: the older one, but first one that is not durable, for which the other would
-// wait. j.mu is held.
-func (s *segment) before(o *segment) bool {
-	if s.bad != nil && o.bad != nil {
-		return s.epoch > o.epoch
+// rewriteBad writes once more the files of the journal of which a sync has failed, the newest first: what it has of a chunk is
+// later than what the other has. j.running is held, and no lock of a file.
+func (j *journal) rewriteBad() error {
+	for {
+		j.mu.Lock()
+		var s *segment
+		for _, o := range j.segs {
+			if o.used && o.bad != nil && (s == nil || o.epoch > s.epoch) {
+				s = o
+			}
+		}
+		if s != nil && s == j.active {
+			j.active = nil // nothing more goes into it
+		}
+		j.mu.Unlock()
+		if s == nil {
+			return nil
+		}
+		if err := j.rewrite(s); err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
 	}
-	return s.bad != nil || o.bad == nil && s.epoch < o.epoch
+}
+
+// rewrite has another file take the place of that of s, of which a sync has failed: the kernel takes what it could not write for
+// written. It has what was known durable, and of the rest what still pends. Nothing of s is put in place before: a version that
+// was synced may stand in the journal alone, and would be lost with what was torn.
+func (j *journal) rewrite(s *segment) error {
+	j.mu.Lock()
+	for s.writers > 0 {
+		j.cond.Wait()
+	}
+	old, epoch, durable, dir, name := s.f, s.epoch, s.durable, j.dir, j.nameOf(s)
+	files := slices.Collect(maps.Keys(s.files))
+	j.mu.Unlock()
+	if dir == nil || old == nil {
+		return errJournalClosed
+	}
+	h := j.v.keys.MarshalJournalHeader(envelope.JournalHeader{Epoch: epoch, Volume: j.v.cfg.Volume})
+	b := h[:]
+	if durable > 0 {
+		b = make([]byte, durable)
+		if _, err := old.ReadAt(b, 0); err != nil {
+			return err
+		}
+		if got, end, err := j.v.parseJournal(b); err != nil || got.epoch != epoch || end != durable {
+			return fmt.Errorf("%w: what was durable of it cannot be read", ErrCorrupt)
+		}
+	}
+	for _, f := range files {
+		rr := f.undurable(s, durable)
+		if place := j.v.placeOf(f.n); place != nil && len(rr) > 0 {
+			rr = append(rr, envelope.JournalRecord{Kind: envelope.JournalPlace, ID: rr[0].ID, Place: place})
+		}
+		for i := range rr {
+			j.mu.Lock()
+			j.seq++
+			rr[i].Seq = j.seq
+			j.mu.Unlock()
+			at := len(b)
+			b = append(b, make([]byte, rr[i].Size())...)
+			j.v.keys.MarshalJournalRecord(b[at:], epoch, int64(at), &rr[i])
+		}
+	}
+	if err := writeAside(dir, journalAside, name, b); err != nil {
+		return err
+	}
+	f, err := dir.Open(name, syscall.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s.f, s.bad, s.pos = f, nil, int64(len(b))
+	s.durable, s.prepared = s.pos, s.pos
+	s.tail = append(s.tail[:0], b[s.pos&^(envelope.BlockSize-1):]...)
+	j.cond.Broadcast()
+	old.Close()
+	return nil
 }
 
 // retire puts in place what stands in s and frees it. j.running is held, and no lock of a file.
@@ -537,23 +618,21 @@ func (j *journal) retire(s *segment) error {
 		j.cond.Wait()
 	}
 	l := logged{s: s, epoch: s.epoch, end: s.pos}
-	files := make([]*file, 0, len(s.files))
-	for f := range s.files {
-		files = append(files, f)
-	}
+	files := slices.Collect(maps.Keys(s.files))
 	j.mu.Unlock()
-	order, lost := dataAnyhow, j.v.losses()
-	if j.sync(l, nil) != nil {
-		order = slotsFirst // the journal will not mend it
+	lost := j.v.losses()
+	if err := j.sync(l, nil); err != nil {
+		return err
 	}
 	var errs []error
 	for _, f := range files {
-		if err := f.putInPlace(s, order); err != nil {
+		if err := f.putInPlace(s); err != nil {
 			errs = append(errs, f.n.fail("write back", err))
 		}
 	}
 	const few = 16
 	together := len(files) > few
+	each := !together || lost != s.lost // another was told of what was lost, or nobody of whose
 	if together {
 		if err := j.v.syncFS(lost); err != nil {
 			errs = append(errs, err)
@@ -561,8 +640,8 @@ func (j *journal) retire(s *segment) error {
 	}
 	for _, f := range files {
 		err := errors.Join(errs...)
-		if !together {
-			if err = f.handle().DataSync(); err != nil {
+		if each || lossy(f.handle()) {
+			if err = f.syncAgain(); err != nil {
 				errs = append(errs, f.n.fail("write back", err))
 			}
 		}

@@ -154,7 +154,7 @@ func (k *keeper) run() error {
 	trusted := lost == k.lost
 	for f, mark := range marks {
 		if !trusted || lossy(f.handle()) { // another was told of what was lost, or nobody of whose
-			if e := f.handle().DataSync(); e != nil {
+			if e := f.syncAgain(); e != nil {
 				errs = append(errs, f.n.fail("settle", e))
 				f.again()
 				continue

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -169,26 +170,36 @@ func TestSettleAfterLoss(t *testing.T) {
 	}
 }
 
-// TestSyncAfterFailedTruncation: where the disk has lost what a truncation wrote first, and nobody has the file open, the sync
-// that succeeds says that it is as it reads.
-func TestSyncAfterFailedTruncation(t *testing.T) {
-	var fs *memfs.FS
-	var on atomic.Bool
+// losing is a file system that loses all writes that are not durable at the nth sync of any kind from now on, when lose is n.
+func losing() (fs *memfs.FS, lose *atomic.Int64) {
+	lose = new(atomic.Int64)
 	fs = memfs.New(memfs.Config{Hook: func(op faults.Op) error {
-		if syncs(op) && on.Swap(false) {
+		if syncs(op) && lose.Load() > 0 && lose.Add(-1) == 0 {
 			fs.LoseWrites(syscall.EIO)
 		}
 		return nil
 	}})
+	return fs, lose
+}
+
+func doAll(t *testing.T, v *vault.Vault, ss ...step) {
+	t.Helper()
+	for _, s := range ss {
+		if err := s.do(v); err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+	}
+}
+
+// TestSyncAfterFailedTruncation: where the disk has lost what a truncation wrote first, and nobody has the file open, the sync
+// that succeeds says that it is as it reads.
+func TestSyncAfterFailedTruncation(t *testing.T) {
+	fs, lose := losing()
 	ks := &memoryKeys{}
 	v := newVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})
 	defer v.Close()
-	for _, s := range []step{put("c", pattern(1, 1_306_624)), flush(), flush()} {
-		if err := s.do(v); err != nil {
-			t.Fatal(err)
-		}
-	}
-	on.Store(true)
+	doAll(t, v, put("c", pattern(1, 1_306_624)), flush(), flush())
+	lose.Store(1)
 	if err := truncate("c", 102).do(v); err == nil {
 		t.Fatal("nobody was told")
 	}
@@ -210,5 +221,147 @@ func TestSyncAfterFailedTruncation(t *testing.T) {
 	defer after.Close()
 	if m, err := readAll(after, "c"); err != nil || !slices.Equal(m.data, want.data) {
 		t.Errorf("%d bytes are synced, and %d are there: %v", len(want.data), len(m.data), err)
+	}
+}
+
+// TestAppendAfterFailedSync: a file whose size was settled gets longer only when it is durable that it may, also where a first
+// try could not be made so. Else a power cut would leave a file that is longer than its header vouches for, which is refused.
+func TestAppendAfterFailedSync(t *testing.T) {
+	fs, lose := losing()
+	ks := &memoryKeys{}
+	v := newVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})
+	defer v.Close()
+	doAll(t, v, put("a", pattern(1, 8192)), flush(), flush(), fsync("a", vault.SyncAll), fsync("", vault.SyncAll))
+	lose.Store(1)
+	if err := write("a", 8192, 2, 5000).do(v); err == nil {
+		t.Fatal("nobody was told")
+	}
+	doAll(t, v, write("a", 8192, 3, 5000))
+	for seed := range uint64(40) {
+		after := openVault(t, fs.Crash(memfs.Policy{Choose: memfs.Random(seed)}).Root, ks, vault.Options{})
+		m, err := readAll(after, "a")
+		if err != nil || len(m.data) < 8192 || !slices.Equal(m.data[:8192], pattern(1, 8192)) {
+			t.Errorf("policy %d: %v", seed, err)
+		}
+		after.Close()
+	}
+}
+
+// TestFailedSyncOfMany: where the files of the journal are many, and are synced at once, what is in place of them is known durable
+// before the journal is given up, also of what the journal alone had vouched for and nobody writes again.
+func TestFailedSyncOfMany(t *testing.T) {
+	var fs *memfs.FS
+	var on, lost atomic.Bool
+	var mu sync.Mutex
+	var cuts []*memfs.FS
+	fs = memfs.New(memfs.Config{Hook: func(op faults.Op) error {
+		if on.Load() && op.Changes() {
+			if syncs(op) && !lost.Swap(true) {
+				fs.LoseWrites(syscall.EIO)
+			}
+			mu.Lock()
+			cuts = append(cuts, fs.Crash(memfs.Policy{}))
+			mu.Unlock()
+		}
+		return nil
+	}})
+	ks := &memoryKeys{}
+	v := newVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})
+	defer v.Close()
+	const files = 20
+	name := func(i int) string { return fmt.Sprint("f", i) }
+	for i := range files {
+		doAll(t, v, put(name(i), pattern(byte(i), 9000)), fsync(name(i), vault.SyncAll))
+	}
+	doAll(t, v, fsync("", vault.SyncAll), flush())
+	for i := range files {
+		doAll(t, v, write(name(i), 0, 77, 100))
+	}
+	doAll(t, v, truncate("f0", 5000))
+	on.Store(true)
+	for try := 0; v.Flush() != nil; try++ {
+		if try == 5 {
+			t.Fatal("it cannot be flushed")
+		}
+	}
+	on.Store(false)
+	for i, cut := range cuts {
+		if i%effort(t, 9, 5, 1) != 0 {
+			continue
+		}
+		after := openVault(t, cut.Root, ks, vault.Options{})
+		if m, err := readAll(after, "f0"); err != nil || !slices.Equal(m.data[100:5000], pattern(0, 9000)[100:5000]) {
+			t.Fatalf("cut %d of %d: %v", i, len(cuts), err)
+		}
+		after.Close()
+	}
+}
+
+// TestTwoVersionsInTheJournal: a chunk was synced, written over, and the sync of that fails. Whenever the power is cut then, also
+// while it is put in place, it is as it was synced or as it was written since: both stood in the journal alone.
+func TestTwoVersionsInTheJournal(t *testing.T) {
+	for _, apart := range []string{"in one journal file", "in two"} {
+		t.Run(apart, func(t *testing.T) {
+			var fs *memfs.FS
+			var on, losing atomic.Bool
+			var mu sync.Mutex
+			var cuts []*memfs.FS
+			fs = memfs.New(memfs.Config{Hook: func(op faults.Op) error {
+				if losing.Load() && syncs(op) {
+					fs.LoseWrites(syscall.EIO)
+				}
+				if on.Load() && op.Changes() {
+					mu.Lock()
+					defer mu.Unlock()
+					for range 3 {
+						p := memfs.Policy{Sectors: len(cuts)%2 == 0, Choose: memfs.Random(uint64(len(cuts)))}
+						cuts = append(cuts, fs.Crash(p))
+					}
+				}
+				return nil
+			}})
+			ks := &memoryKeys{}
+			v := newVault(t, fs.Root, ks, vault.Options{JournalFor: 1 << 50})
+			defer v.Close()
+			first, last := pattern(2, 4096), pattern(3, 4096)
+			doAll(t, v, put("a", pattern(1, 12_000)), put("i", pattern(1, 2000)), flush(), fsync("a", vault.SyncAll), fsync("i", vault.SyncAll),
+				fsync("", vault.SyncAll), write("a", 4096, 2, 4096), write("i", 0, 2, 2000), fsync("a", vault.SyncData), fsync("i", vault.SyncData))
+			if apart == "in two" {
+				losing.Store(true)
+				if v.Flush() == nil { // the first journal file stays
+					t.Fatal("nobody was told")
+				}
+				losing.Store(false)
+			}
+			on.Store(true)
+			doAll(t, v, write("a", 4096, 3, 4096), write("i", 0, 3, 2000))
+			losing.Store(true)
+			if fsync("a", vault.SyncData).do(v) == nil {
+				t.Fatal("nobody was told")
+			}
+			losing.Store(false)
+			for try := 0; v.Flush() != nil; try++ {
+				if try == 5 {
+					t.Fatal("it cannot be flushed")
+				}
+			}
+			on.Store(false)
+			for i, cut := range cuts {
+				if i%effort(t, 3, 2, 1) != 0 {
+					continue
+				}
+				after := openVault(t, cut.Root, ks, vault.Options{})
+				m, err := readAll(after, "a")
+				if err != nil || len(m.data) != 12_000 || !slices.Equal(m.data[4096:8192], first) && !slices.Equal(m.data[4096:8192], last) {
+					t.Fatalf("cut %d of %d: %v", i, len(cuts), err)
+				}
+				m, err = readAll(after, "i")
+				if err != nil || !slices.Equal(m.data, pattern(2, 2000)) && !slices.Equal(m.data, pattern(3, 2000)) {
+					t.Fatalf("cut %d of %d: inline: %v", i, len(cuts), err)
+				}
+				after.Close()
+			}
+			t.Logf("%d crash states", len(cuts))
+		})
 	}
 }

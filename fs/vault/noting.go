@@ -39,18 +39,32 @@ func note(bf backing.File, a age) backing.File {
 	return n
 }
 
+// noteAgain wraps bf, which was opened beside was and takes its place, with what was knows.
+func noteAgain(bf, was backing.File) backing.File {
+	old := was.(*noting)
+	old.syncing.Lock() // one under way may be told of a failure that bf is not told of
+	defer old.syncing.Unlock()
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	n := &noting{File: bf, shared: old.shared, dirty: slices.Clone(old.dirty), lost: slices.Clone(old.lost)}
+	n.written.Store(old.written.Load() + 1)
+	n.failed.Store(old.failed.Load())
+	n.have.Store(len(n.lost) > 0)
+	return n
+}
+
 // age says where a stored file comes from.
 type age uint8
 
 const (
 	found   age = iota // it was there
 	created            // by us
-	shared             // other hosts may write to it: nothing is written again, which might be older than what they wrote
+	shared             // others may write to it, or only they: nothing is written again, which might be older than what they wrote
 )
 
 // age is a, or shared.
 func (v *Vault) age(a age) age {
-	if v.shared {
+	if v.shared || v.readOnly {
 		return shared
 	}
 	return a

@@ -77,6 +77,22 @@ func TestNoting(t *testing.T) {
 	}
 }
 
+// TestNoteAgain holds that a handle that takes the place of another knows what that one was told.
+func TestNoteAgain(t *testing.T) {
+	f := &interrupted{during: func() error { return errors.New("no") }}
+	old := note(f, found)
+	old.WriteAt([]byte("x"), 7)
+	old.DataSync()
+	f.during, f.writes = nil, nil
+	bf := noteAgain(f, old)
+	if !lossy(bf) || failures(bf) != 1 || clean(bf) {
+		t.Error("nothing is known of a failure")
+	}
+	if err := bf.DataSync(); err != nil || len(f.writes) == 0 || lossy(bf) {
+		t.Errorf("written again: %q, %v", f.writes, err)
+	}
+}
+
 // TestSpans holds that what was written stays noted however much there is.
 func TestSpans(t *testing.T) {
 	var ss spans

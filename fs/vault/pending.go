@@ -10,6 +10,8 @@ import (
 // pendingChunk is a chunk that stands in the journal and in memory, and as it was before in its file.
 type pendingChunk struct {
 	s     *segment       // that has the record
+	end   int64          // the record ends there, or before
+	old   envelope.Entry // the entry in place that the record names
 	entry envelope.Entry // what opens data
 	fits  envelope.Entry // what opened the chunk in place before; none: a hole
 	data  []byte         // ciphertext
@@ -25,6 +27,8 @@ type placed struct {
 // pendingBlock is the first block of a file in the inline form that stands in the journal only.
 type pendingBlock struct {
 	s     *segment
+	end   int64
+	token [envelope.TagSize]byte // of the block in place that the record names
 	image []byte
 	at    placed
 }
@@ -70,7 +74,7 @@ func (f *file) logChunks(w *sealing) error {
 			p.fits = p.entry
 		}
 		p.at = placed{}
-		p.s, p.entry, p.data = f.room.s, r.New, append(p.data[:0], r.Data...)
+		p.s, p.end, p.old, p.entry, p.data = f.room.s, f.logged.end, r.Old, r.New, append(p.data[:0], r.Data...)
 		f.size = max(f.size, int64(r.Chunk)*c+int64(r.New.Length))
 	}
 	clear(w.records)
@@ -106,7 +110,7 @@ func (f *file) logInline(image []byte) error {
 		f.showTime()
 		return err
 	}
-	f.pendingInline = &pendingBlock{s: f.room.s, image: image}
+	f.pendingInline = &pendingBlock{s: f.room.s, end: f.logged.end, token: token, image: image}
 	f.changed++
 	return f.wroteElsewhere()
 }
@@ -144,27 +148,15 @@ func (f *file) flush() error {
 	if !f.pends() {
 		return nil
 	}
-	order := dataAnyhow
-	if f.v.journal.sync(f.logged, f) != nil {
-		order = slotsFirst
+	if err := f.v.journal.sync(f.logged, f); err != nil {
+		return err
 	}
-	if err := f.keepingTime(func() error { return f.putPending(nil, order) }); err != nil {
+	if err := f.keepingTime(func() error { return f.putPending(nil) }); err != nil {
 		return err
 	}
 	err := f.bf.DataSync()
 	if !f.arrived(nil, err == nil) && err == nil { // another sync had failed meanwhile
 		return f.flush()
-	}
-	return err
-}
-
-// outOfJournal puts in place, durably, what of f stands up to l in a journal that could not be made durable. f.mu is not held.
-func (f *file) outOfJournal(l logged) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	err := f.flush()
-	if err == nil && f.logged == l {
-		f.logged = logged{}
 	}
 	return err
 }
@@ -220,16 +212,23 @@ func (f *file) voidRecords(l logged) error {
 	return err
 }
 
-// writeOrder says how data comes to its place.
-type writeOrder uint8
+// undurable returns records of what pends of f in s behind durable.
+func (f *file) undurable(s *segment, durable int64) (rr []envelope.JournalRecord) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if p := f.pendingInline; p != nil && p.s == s && p.end > durable {
+		rr = append(rr, envelope.JournalRecord{Kind: envelope.JournalBlock, ID: f.id, Token: p.token, Block: slices.Clone(p.image)})
+	}
+	for chunk, p := range f.pending {
+		if p.s == s && p.end > durable {
+			rr = append(rr, envelope.JournalRecord{Kind: envelope.JournalChunk, ID: f.id, Chunk: chunk, Old: p.old, New: p.entry, Data: slices.Clone(p.data)})
+		}
+	}
+	return rr
+}
 
-const (
-	dataAnyhow writeOrder = iota // the journal is durable and mends what is torn
-	slotsFirst                   // slots, a sync, then data
-)
-
-// putInPlace puts in place what stands in s of f. f.mu is not held.
-func (f *file) putInPlace(s *segment, order writeOrder) error {
+// putInPlace puts in place what stands in s of f, which is durable there. f.mu is not held.
+func (f *file) putInPlace(s *segment) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.pends() {
@@ -238,20 +237,16 @@ func (f *file) putInPlace(s *segment, order writeOrder) error {
 	if f.broken { // the journal has all that was confirmed, and keeps it for the next mount
 		return ErrBug
 	}
-	return f.keepingTime(func() error { return f.putPending(s, order) })
+	return f.keepingTime(func() error { return f.putPending(s) })
 }
 
-// putPending puts in place what stands in s, nil: in any. It stays pending: see arrived. f.mu is held for writing.
-func (f *file) putPending(s *segment, order writeOrder) error {
+// putPending puts in place what stands in s, nil: in any, and is durable there, so that the journal mends what is torn. It stays
+// pending: see arrived. f.mu is held for writing.
+func (f *file) putPending(s *segment) error {
 	now := placed{yes: true, failed: failures(f.bf)}
 	if p := f.pendingInline; p != nil && (s == nil || p.s == s) && !p.at.yes {
 		if _, err := f.bf.WriteAt(p.image, 0); err != nil {
 			return err
-		}
-		if order == slotsFirst {
-			if err := f.bf.DataSync(); err != nil {
-				return err
-			}
 		}
 		if err := f.bf.Truncate(int64(len(p.image))); err != nil {
 			return err
@@ -268,11 +263,6 @@ func (f *file) putPending(s *segment, order writeOrder) error {
 		return nil
 	}
 	slices.Sort(chunks)
-	if order == slotsFirst { // what the slots say now of the data must be durable before they say something else
-		if err := f.bf.DataSync(); err != nil {
-			return err
-		}
-	}
 	for rest := chunks; len(rest) > 0; {
 		n := rest[0] / envelope.ChunksPerGroup
 		k := 1
@@ -283,11 +273,6 @@ func (f *file) putPending(s *segment, order writeOrder) error {
 			return err
 		}
 		rest = rest[k:]
-	}
-	if order == slotsFirst {
-		if err := f.bf.DataSync(); err != nil {
-			return err
-		}
 	}
 	const most = 512 // buffers in one call
 	for rest := chunks; len(rest) > 0; {

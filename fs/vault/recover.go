@@ -83,6 +83,9 @@ func (v *Vault) startJournal(ctx context.Context, every time.Duration) error {
 		return planted(journalDirName, err)
 	}
 	defer dir.Close()
+	if !v.shared && !v.readOnly {
+		_ = dir.Unlink(journalAside) // where a crash has left one: it would be removed by the next that is written
+	}
 	found, err := v.readJournal(dir)
 	if err != nil {
 		return fmt.Errorf(".kmsfs/%s: %w", journalDirName, err)
@@ -207,33 +210,39 @@ func (v *Vault) readJournalFile(dir backing.Dir, name string) (journalFile, erro
 	if err != nil {
 		return j, err
 	}
-	b = b[:n]
-	j.size = int64(n)
-	if envelope.IsZero(b[:min(n, envelope.JournalHeaderSize)]) { // made void, or never begun
-		return j, nil
+	j, _, err = v.parseJournal(b[:n])
+	j.name = name
+	return j, err
+}
+
+// parseJournal reads a file of the journal, and returns where it ends: before what does not verify.
+func (v *Vault) parseJournal(b []byte) (j journalFile, end int64, err error) {
+	j.size = int64(len(b))
+	if envelope.IsZero(b[:min(len(b), envelope.JournalHeaderSize)]) { // made void, or never begun
+		return j, 0, nil
 	}
 	h, err := v.keys.ParseJournalHeader(b)
 	if err != nil {
-		return j, err
+		return j, 0, err
 	}
 	if h.Volume != v.cfg.Volume {
-		return j, fmt.Errorf("%w: journal of another vault", envelope.ErrCorrupt)
+		return j, 0, fmt.Errorf("%w: journal of another vault", envelope.ErrCorrupt)
 	}
 	j.epoch = h.Epoch
 	seq := uint64(0)
-	for at := int64(envelope.JournalHeaderSize); at < int64(n); {
-		r, size, err := v.keys.ParseJournalRecord(b[at:], h.Epoch, at)
+	for end = envelope.JournalHeaderSize; end < int64(len(b)); {
+		r, size, err := v.keys.ParseJournalRecord(b[end:], h.Epoch, end)
 		if errors.Is(err, envelope.ErrUnsupported) {
-			return j, err
+			return j, end, err
 		}
 		if err != nil || r.Seq <= seq {
 			break
 		}
 		j.records = append(j.records, r)
 		seq = r.Seq
-		at += int64(size)
+		end += int64(size)
 	}
-	return j, nil
+	return j, end, nil
 }
 
 // gather sorts records by file.
@@ -467,7 +476,6 @@ func (v *Vault) DropHeld() error {
 
 // holdBack writes the records of j, durably, to a journal file of that name and the same epoch.
 func (v *Vault) holdBack(dir backing.Dir, name string, j journalFile) error {
-	const aside = "new"
 	h := v.keys.MarshalJournalHeader(envelope.JournalHeader{Epoch: j.epoch, Volume: v.cfg.Volume})
 	b := h[:]
 	for i := range j.records {
@@ -476,5 +484,5 @@ func (v *Vault) holdBack(dir backing.Dir, name string, j journalFile) error {
 		b = append(b, make([]byte, r.Size())...)
 		v.keys.MarshalJournalRecord(b[at:], j.epoch, int64(at), r)
 	}
-	return writeAside(dir, aside, name, b)
+	return writeAside(dir, journalAside, name, b)
 }

@@ -323,7 +323,7 @@ func (f *file) shortenChunk(g *group, i int, chunk uint64, n int) error {
 	case err == nil && !logs:
 		err = f.bf.DataSync()
 	case err != nil && logs: // it may be torn: until it is in place it is in the journal and in memory alone
-		f.await(chunk, &pendingChunk{s: f.room.s, entry: e, fits: cur, data: slices.Clone(out[:n])})
+		f.await(chunk, &pendingChunk{s: f.room.s, end: f.logged.end, old: inPlace, entry: e, fits: cur, data: slices.Clone(out[:n])})
 	}
 	if err != nil {
 		f.forgetGroup(g.n)
