@@ -18,7 +18,32 @@ import (
 // TestLostWrites has the disk fail while the kernel writes back, at moments of operation lists: what was not durable then
 // never gets there unless it is written again, and only the first sync tells. What is said to be durable afterwards must be.
 func TestLostWrites(t *testing.T) {
-	lists, stride, policies := effort(t, 2, 4, 40), effort[int64](t, 41, 29, 1), effort[uint64](t, 2, 3, 5)
+	stride, policies := effort[int64](t, 41, 29, 1), effort[uint64](t, 2, 3, 5)
+	lostWrites(t, effort(t, 2, 4, 40), stride, func(t *testing.T, list []byte, at int64, renew bool, told *atomic.Int64) bool {
+		return loseWrites(t, list, at, never, policies, renew, told)
+	})
+}
+
+// TestLostWritesPowerCut is TestLostWrites with a power cut at a moment soon after, as while what was lost is written again, or put
+// in place.
+func TestLostWritesPowerCut(t *testing.T) {
+	stride, policies := effort[int64](t, 83, 37, 3), effort[uint64](t, 2, 3, 5)
+	lostWrites(t, effort(t, 2, 4, 40), stride, func(t *testing.T, list []byte, at int64, renew bool, told *atomic.Int64) bool {
+		r := rand.New(rand.NewPCG(uint64(at), 3))
+		reached := true
+		for _, most := range []int64{8, 25, 80} {
+			reached = loseWrites(t, list, at, at+1+r.Int64N(most), policies, renew, told) && reached
+		}
+		return reached
+	})
+}
+
+// never is a moment that does not come.
+const never = 1 << 62
+
+// lostWrites calls do for moments of operation lists, until it returns that a list was done by then.
+func lostWrites(t *testing.T, lists int, stride int64, do func(t *testing.T, list []byte, at int64, renew bool, told *atomic.Int64) bool) {
+	t.Helper()
 	var lost, told atomic.Int64
 	t.Run("lists", func(t *testing.T) {
 		for seed := range lists {
@@ -29,7 +54,7 @@ func TestLostWrites(t *testing.T) {
 				for i := range list {
 					list[i] = byte(r.Uint32())
 				}
-				for at := int64(seed) % stride; loseWrites(t, list, at, policies, seed%2 == 1, &told); at += stride {
+				for at := int64(seed) % stride; do(t, list, at, seed%2 == 1, &told); at += stride {
 					lost.Add(1)
 				}
 			})
@@ -41,14 +66,23 @@ func TestLostWrites(t *testing.T) {
 	}
 }
 
-// loseWrites loses writes at moment at of the list; false: the list was done by then.
-func loseWrites(t *testing.T, list []byte, at int64, policies uint64, renew bool, told *atomic.Int64) bool {
+// loseWrites loses writes at moment at of the list, and cuts the power at moment cut; false: the list was done by the first.
+func loseWrites(t *testing.T, list []byte, at, cut int64, policies uint64, renew bool, told *atomic.Int64) bool {
 	var fs *memfs.FS
 	var calls atomic.Int64
 	var on atomic.Bool
 	fs = memfs.New(memfs.Config{Hook: func(op faults.Op) error {
-		if on.Load() && op.Changes() && calls.Add(1)-1 == at {
+		if !on.Load() || !op.Changes() {
+			return nil
+		}
+		switch calls.Add(1) - 1 {
+		case at:
 			fs.LoseWrites(syscall.EIO)
+		case cut:
+			if first := 4096 - op.Off%4096; cut%2 == 0 && op.Call == faults.WriteAt && op.Len > first {
+				return &faults.Partial{N: first, Err: memfs.ErrCrashed}
+			}
+			return memfs.ErrCrashed
 		}
 		return nil
 	}})
@@ -76,7 +110,8 @@ func loseWrites(t *testing.T, list []byte, at int64, policies uint64, renew bool
 		since[name] = history{was: [][]byte{slices.Clone(m.data)}, synced: len(m.data) > 0 || m.xattr != ""}
 	}
 	on.Store(true)
-	for l := list; len(l) >= opSize; l = l[opSize:] {
+	isCut := func() bool { return calls.Load() > cut }
+	for l := list; len(l) >= opSize && !isCut(); l = l[opSize:] {
 		op := slices.Clone(l[:opSize])
 		name := fileNames[int(op[1])%len(fileNames)]
 		switch op[0] % 20 {
@@ -94,12 +129,15 @@ func loseWrites(t *testing.T, list []byte, at int64, policies uint64, renew bool
 		now := slices.Clone(e.files[name].data)
 		h := since[name]
 		since[name] = history{append(h.was, now), h.synced && len(now) > 0}
-		if err == nil {
+		if err == nil || isCut() {
 			continue
 		}
 		told.Add(1)
 		e.note("failed: %v", err)
 		got, err := readAll(v, name)
+		if isCut() { // by what is done in the background
+			break
+		}
 		if err != nil {
 			t.Fatalf("moment %d: %s: %v\n       %s", at, name, err, strings.Join(e.steps, "\n       "))
 		}
@@ -108,17 +146,25 @@ func loseWrites(t *testing.T, list []byte, at int64, policies uint64, renew bool
 		since[name] = history{append(h.was, slices.Clone(got.data)), h.synced && len(got.data) > 0}
 	}
 	reached := calls.Load() > at
-	for _, name := range fileNames {
-		for try := 0; ; try++ {
-			err := e.sync(v, name, vault.SyncAll)
-			if err == nil {
-				break
-			}
-			if try == 3 {
-				t.Fatalf("moment %d: %s cannot be synced: %v", at, name, err)
+	again := func(what string, do func() error) bool {
+		for try := 0; !isCut(); try++ {
+			err := do()
+			switch {
+			case err == nil:
+				return true
+			case try == 3 && !isCut():
+				t.Fatalf("moment %d: %s: %v\nafter:\n       %s", at, what, err, strings.Join(e.steps, "\n       "))
 			}
 		}
-		durable(name)
+		return false
+	}
+	for _, name := range fileNames {
+		if again("sync "+name, func() error { return e.sync(v, name, vault.SyncAll) }) {
+			durable(name)
+		}
+	}
+	if cut != never {
+		again("flush", v.Flush)
 	}
 	for i := range policies {
 		seed := uint64(at)<<8 | i
@@ -126,8 +172,12 @@ func loseWrites(t *testing.T, list []byte, at int64, policies uint64, renew bool
 		if i == 0 {
 			p = memfs.Policy{} // all is lost that can be
 		}
-		if why := recovers(fs.Crash(p), ks, &killer{at: -1}, seed, since); why != "" {
-			t.Fatalf("moment %d, policy %d: %s\nafter:\n       %s", at, i, why, strings.Join(e.steps, "\n       "))
+		k := &killer{at: -1, pages: true}
+		if i%3 == 2 && cut != never { // once more, while it recovers
+			k.arm(rand.New(rand.NewPCG(seed, 1)).Int64N(60))
+		}
+		if why := recovers(fs.Crash(p), ks, k, seed, since); why != "" {
+			t.Fatalf("moment %d, cut at %d, policy %d: %s\nafter:\n       %s", at, cut, i, why, strings.Join(e.steps, "\n       "))
 		}
 	}
 	return reached
