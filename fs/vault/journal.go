@@ -528,6 +528,14 @@ func (j *journal) checkpoint(w which) error {
 	return err
 }
 
+// makeDurable is sync for all files, once more where it fails. j.running is held, and no lock of a file.
+func (j *journal) makeDurable(l logged) error {
+	if j.sync(l, nil) == nil {
+		return nil
+	}
+	return j.rewriteBad()
+}
+
 // rewriteBad writes once more the files of the journal of which a sync has failed, the newest first: what it has of a chunk is
 // later than what the other has. j.running is held, and no lock of a file.
 func (j *journal) rewriteBad() error {
@@ -621,7 +629,7 @@ func (j *journal) retire(s *segment) error {
 	files := slices.Collect(maps.Keys(s.files))
 	j.mu.Unlock()
 	lost := j.v.losses()
-	if err := j.sync(l, nil); err != nil {
+	if err := j.makeDurable(l); err != nil {
 		return err
 	}
 	var errs []error
@@ -665,7 +673,7 @@ func (j *journal) retire(s *segment) error {
 		}
 	}
 	j.mu.Unlock()
-	if err := j.sync(newer, nil); err != nil {
+	if err := j.makeDurable(newer); err != nil {
 		return err
 	}
 	if err := j.empty(s); err != nil {
