@@ -125,14 +125,9 @@ func (fs *filesystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 		return st
 	}
 	n, attr, err := fs.v.Create(dir, name, in.Mode, caller(&in.InHeader, in.Umask))
-	if errors.Is(err, syscall.EEXIST) && in.Flags&syscall.O_EXCL == 0 { // another host was faster
-		if n, attr, err = fs.v.Lookup(dir, name); err == nil {
-			if err = fs.v.Open(n); err == nil && in.Flags&syscall.O_TRUNC != 0 {
-				ctx := fs.begin(cancel)
-				err = fs.v.Truncate(ctx, n, 0, vault.DropPrivileges)
-				ctx.finish()
-				attr.Size = 0
-			}
+	for tries := 0; tries < createTries && errors.Is(err, syscall.EEXIST) && in.Flags&syscall.O_EXCL == 0; tries++ { // another host was faster
+		if n, attr, err = fs.openFound(cancel, dir, in, name); errors.Is(err, syscall.ENOENT) || errors.Is(err, vault.ErrStale) && attr.Ino == 0 {
+			n, attr, err = fs.v.Create(dir, name, in.Mode, caller(&in.InHeader, in.Umask)) // it has gone again
 		}
 	}
 	if err != nil {
@@ -141,6 +136,36 @@ func (fs *filesystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 	fs.fillEntry(&out.EntryOut, n, &attr)
 	fs.fillOpen(&out.OpenOut, in.Flags)
 	return fuse.OK
+}
+
+// createTries is how often what other hosts make and remove meanwhile is tried anew.
+const createTries = 100
+
+// openFound opens, for one who creates it, a file that another host has made. The kernel takes it for new, and does not ask
+// whether the caller may open it: where that is not the owner it is ErrStale, with attr, and the kernel looks the name up anew.
+func (fs *filesystem) openFound(cancel <-chan struct{}, dir *vault.Node, in *fuse.CreateIn, name string) (*vault.Node, vault.Attr, error) {
+	n, attr, err := fs.v.Lookup(dir, name)
+	if err != nil {
+		return nil, vault.Attr{}, err
+	}
+	const owner = 0o600
+	if n.Kind() != syscall.S_IFREG || in.Uid != 0 && in.Uid != attr.UID || in.Uid != 0 && attr.Mode&owner != owner {
+		fs.v.Forget(n, 1)
+		return nil, attr, vault.ErrStale
+	}
+	if err = fs.v.Open(n); err == nil && in.Flags&syscall.O_TRUNC != 0 {
+		ctx := fs.begin(cancel)
+		defer ctx.finish()
+		if err = fs.v.Truncate(ctx, n, 0, vault.DropPrivileges); err != nil {
+			fs.v.Release(n)
+		}
+		attr.Size = 0
+	}
+	if err != nil {
+		fs.v.Forget(n, 1)
+		return nil, vault.Attr{}, err
+	}
+	return n, attr, nil
 }
 
 // Tmpfile makes and opens a file without a name.
