@@ -106,6 +106,10 @@ type File interface {
 	// Dir.Lock; over NFS the two exclude each other, so that one file should have but one of them.
 	LockWait(mode LockMode) error
 	Unlock() error
+	// Use says to other hosts, until the file is closed, that somebody has it open (a shared lock, F_OFD_SETLK, of byte 2^62+2); the
+	// file is open for reading. InUse says whether others than this open file have said so.
+	Use() error
+	InUse() (bool, error)
 	// WillNeed asks the kernel to start reading ahead; a hint.
 	WillNeed(off, n int64)
 }

@@ -36,3 +36,14 @@ func (f *file) Unlock() error {
 	l := RangeLock{Start: lockByte, End: lockByte + 1}.flock(unix.F_UNLCK)
 	return eintr(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &l) })
 }
+
+func (f *file) Use() error {
+	l := RangeLock{Start: useByte, End: useByte + 1}.flock(unix.F_RDLCK)
+	return f.do(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &l) })
+}
+
+func (f *file) InUse() (bool, error) {
+	l := RangeLock{Start: useByte, End: useByte + 1}.flock(unix.F_WRLCK)
+	err := f.do(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_GETLK, &l) })
+	return l.Type != unix.F_UNLCK, err
+}

@@ -14,6 +14,7 @@ const RangeMost = 1 << 62
 const (
 	lockByte  = RangeMost
 	flockByte = RangeMost + 1
+	useByte   = RangeMost + 2
 )
 
 // RangeLock is a lock of the bytes [Start, End) of a file. Mode is of no account where it is let go of.

@@ -32,6 +32,47 @@ func (v *Vault) plain(st *Attr) {
 	}
 }
 
+// plainAt is plain of entry in d, which is not open. Where its stored size may not tell the size, what a crash has left, its header
+// is looked at.
+func (v *Vault) plainAt(d backing.Dir, entry string, st *Attr) {
+	stored := st.Size
+	v.plain(st)
+	if st.Mode&sIFMT != sIFREG || stored != envelope.BlockSize && (!v.unclean || stored == 0) {
+		return
+	}
+	f, now, err := d.OpenStat(entry, syscall.O_RDONLY|syscall.O_NOATIME, 0)
+	if errors.Is(err, syscall.EPERM) { // not ours
+		f, now, err = d.OpenStat(entry, syscall.O_RDONLY, 0)
+	}
+	if err != nil {
+		return // whoever reads it meets the error
+	}
+	defer f.Close()
+	if now.Ino == st.Ino && now.Size == stored {
+		st.Size = v.sizeUnder(f, stored)
+	}
+}
+
+// sizeUnder returns the plain size of f, of which stored bytes are stored, as its header has it. Nothing of it is authentic.
+func (v *Vault) sizeUnder(f backing.File, stored int64) int64 {
+	size := v.geo.PlainSize(stored)
+	var b [envelope.HeaderSize]byte
+	n, err := f.ReadAt(b[:], 0)
+	if err != nil {
+		return size
+	}
+	h, err := envelope.ParseHeader(b[:n])
+	switch {
+	case err != nil:
+		return size
+	case h.Flags&(envelope.FlagInline|envelope.FlagCut) != 0:
+		return min(size, int64(h.Size))
+	case stored <= envelope.BlockSize: // a first write that was cut short
+		return 0
+	}
+	return size
+}
+
 // Attr returns the attributes of n. An open file's size is the one in memory, which a crash's leftovers do not change.
 func (v *Vault) Attr(n *Node) (Attr, error) {
 	st, err := v.attrNow(n)
@@ -59,16 +100,15 @@ func (v *Vault) attrNow(n *Node) (Attr, error) {
 	}
 	err := v.at(n, func(d backing.Dir, entry string) (err error) {
 		st, err = d.StatAt(entry)
+		if err == nil && (st.Ino != n.ino || st.Dev != n.dev) {
+			err = ErrStale
+		}
+		if err == nil {
+			v.plainAt(d, entry, &st)
+		}
 		return err
 	})
-	if err == nil && (st.Ino != n.ino || st.Dev != n.dev) {
-		err = ErrStale
-	}
-	if err != nil {
-		return st, n.fail("stat", err)
-	}
-	v.plain(&st)
-	return st, nil
+	return st, n.fail("stat", err)
 }
 
 // BirthTime returns when n was made, where the backing file system knows it; else a zero time.
@@ -125,6 +165,12 @@ func (f *file) attr() (Attr, error) {
 
 // setSize makes the size in st, a stat of the stored file, that of the plaintext, and its modification time the one that shows.
 func (f *file) setSize(st *Attr) {
+	if f.v.shared && st.Size == envelope.BlockSize && !f.isInline() { // the header tells: see plainAt
+		if is, err := f.identify(); err == nil && is.form != formInline {
+			st.Size = 0
+			return
+		}
+	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.v.shared || !f.headed {
@@ -132,6 +178,13 @@ func (f *file) setSize(st *Attr) {
 		return
 	}
 	st.Size, st.Mtim = f.size, f.hidden.show(st.Mtim)
+}
+
+// isInline says whether the file was in the inline form when it was last looked at.
+func (f *file) isInline() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.headed && f.form == formInline
 }
 
 // SetAttr says what to change; a nil or unset field stays as it is.

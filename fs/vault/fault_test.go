@@ -136,7 +136,7 @@ func failFiles(t *testing.T, list []byte, f *fault, ks *memoryKeys, renew bool) 
 	for l := list; len(l) >= opSize; l = l[opSize:] {
 		before := map[string]*modelFile{}
 		for name, m := range e.files {
-			before[name] = &modelFile{slices.Clone(m.data), m.xattr, m.exists}
+			before[name] = &modelFile{data: slices.Clone(m.data), xattr: m.xattr, exists: m.exists}
 		}
 		if l[0]%20 == 13 {
 			continue

@@ -250,8 +250,46 @@ func (v *Vault) openFile(n *Node) (*file, error) {
 		f.bf.Close()
 		return nil, ErrStale
 	}
+	if err := v.using(f.bf, found); err != nil {
+		f.bf.Close()
+		return nil, err
+	}
 	f.bf, f.stored = note(f.bf, v.age(found)), st.Size
 	return f, nil
+}
+
+// using tells other hosts that bf is open: whoever takes the last name of a file does not erase the key of one that is in use,
+// which is left to its last user. ErrStale where what was found had no name left by then.
+func (v *Vault) using(bf backing.File, a age) error {
+	if !v.shared {
+		return nil
+	}
+	if err := bf.Use(); err != nil {
+		return err
+	}
+	if a == created {
+		return nil
+	}
+	st, err := bf.Stat()
+	if err == nil && st.Nlink == 0 {
+		err = ErrStale
+	}
+	return err
+}
+
+// nameless says whether bf has no name left.
+func nameless(bf backing.File) bool {
+	st, err := bf.Stat()
+	return err == nil && st.Nlink == 0
+}
+
+// forsaken says whether bf, which is the last opening of it here, has no name left, and is open on no other host.
+func (v *Vault) forsaken(bf backing.File) bool {
+	if !nameless(bf) || !v.shared {
+		return nameless(bf)
+	}
+	used, err := bf.InUse()
+	return err == nil && !used
 }
 
 // openAnyway opens for reading and writing a file of ours that its mode does not let us open so. Whoever reads or writes

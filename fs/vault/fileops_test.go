@@ -28,6 +28,7 @@ type modelFile struct {
 	data   []byte
 	xattr  string
 	exists bool
+	looked int64 // the size that stat(2) told before it was read, set by readAll alone
 }
 
 // opSize is how many bytes of a list one operation takes.

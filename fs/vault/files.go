@@ -222,18 +222,22 @@ func (r *reaper) bury(f *file) {
 	defer r.v.nodes.unpin(f.n)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.gone && !f.headed {
+	gone := f.gone || r.v.shared && nameless(f.bf) // there another host may have taken the last name
+	if gone && !f.headed {
 		f.headLocked() // to know its record; it may be damaged
 	}
 	hasKey := f.form != formEmpty || f.key != nil
 	// Emptied, and not written again. With an excess it still has a header; it is not truncated here, since it may have been
 	// opened anew.
 	needless := f.form == formEmpty && f.key != nil && (f.unused || !f.v.shared) && !f.excess
-	if f.gone && hasKey {
-		st, err := f.bf.Stat()
-		needless = err == nil && st.Nlink == 0
+	if gone && hasKey {
+		if f.before != nil { // it is no other host's
+			f.before.Close()
+			f.before = nil
+		}
+		needless = r.v.shared && f.unused || r.v.forsaken(f.bf)
 	}
-	needless = needless && (f.gone || !f.broken)
+	needless = needless && (gone || !f.broken)
 	if needless && f.opened {
 		f.eraseKeys()
 	} else if needless {

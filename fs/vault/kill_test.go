@@ -100,7 +100,7 @@ func killFiles(t *testing.T, chunk int, list []byte, at int64, renew bool) bool 
 	var err error
 	for l := list; len(l) >= opSize && err == nil; l = l[opSize:] {
 		for name, m := range e.files {
-			before[name] = &modelFile{slices.Clone(m.data), m.xattr, m.exists}
+			before[name] = &modelFile{data: slices.Clone(m.data), xattr: m.xattr, exists: m.exists}
 		}
 		if l[0]%20 == 13 { // the model does not follow a copy that fails
 			continue
@@ -135,6 +135,9 @@ func killFiles(t *testing.T, chunk int, list []byte, at int64, renew bool) bool 
 			if why := between(before[name], e.files[name], m); why != "" {
 				fail("round %d: %s: %s", round, name, why)
 			}
+			if m.exists && m.looked != int64(len(m.data)) {
+				fail("round %d: %s: stat says %d bytes before it is read, %d are read", round, name, m.looked, len(m.data))
+			}
 			if round > 0 && (!bytes.Equal(first[name].data, m.data) || first[name].exists != m.exists) {
 				fail("round %d: %s has changed", round, name)
 			}
@@ -143,7 +146,7 @@ func killFiles(t *testing.T, chunk int, list []byte, at int64, renew bool) bool 
 		if round == 1 { // goes on as before: the engine's own model check, on what is there
 			e2 := &engine{vaults: []*vault.Vault{v}, chunk: int64(chunk), renew: renew, files: map[string]*modelFile{}}
 			for name, m := range got {
-				e2.files[name] = &modelFile{slices.Clone(m.data), m.xattr, m.exists}
+				e2.files[name] = &modelFile{data: slices.Clone(m.data), xattr: m.xattr, exists: m.exists}
 			}
 			e2.remount = func() ([]*vault.Vault, error) { return e2.vaults, nil }
 			if err := e2.run(list[len(list)/2:]); err != nil {
@@ -163,7 +166,7 @@ func killFiles(t *testing.T, chunk int, list []byte, at int64, renew bool) bool 
 
 // readAll reads a file whole.
 func readAll(v *vault.Vault, name string) (*modelFile, error) {
-	n, _, err := v.Lookup(v.Root(), name)
+	n, looked, err := v.Lookup(v.Root(), name)
 	if errors.Is(err, syscall.ENOENT) {
 		return &modelFile{}, nil
 	}
@@ -171,7 +174,7 @@ func readAll(v *vault.Vault, name string) (*modelFile, error) {
 		return nil, err
 	}
 	defer v.Forget(n, 1)
-	m := &modelFile{exists: true, data: make([]byte, 1<<20)}
+	m := &modelFile{exists: true, data: make([]byte, 1<<20), looked: looked.Size}
 	k, err := v.Read(ctx, n, m.data, 0)
 	if err == nil && k == len(m.data) {
 		m.data = make([]byte, 9<<20)
@@ -225,4 +228,55 @@ func between(before, after, got *modelFile) string {
 		}
 	}
 	return ""
+}
+
+// TestLookOpensNothing: after a clean end the size of a file follows from what is stored; no file is opened for it, but one of
+// exactly a block.
+func TestLookOpensNothing(t *testing.T) {
+	opened := 0
+	fs := memfs.New(memfs.Config{Hook: func(op faults.Op) error {
+		if op.Call == faults.OpenStat {
+			opened++
+		}
+		return nil
+	}})
+	ks := &memoryKeys{}
+	v := newVault(t, fs.Root, ks, vault.Options{})
+	sizes := map[string]int64{"none": 0, "one block": 3968, "small": 100, "groups": 300_000}
+	for name, size := range sizes {
+		for range 2 { // the second time through the journal
+			n, _, err := v.Lookup(v.Root(), name)
+			if errors.Is(err, syscall.ENOENT) {
+				if err := put(name, pattern(1, size)).do(v); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := v.Write(ctx, n, pattern(2, size), 0, vault.KeepPrivileges); err != nil {
+				t.Fatal(err)
+			}
+			v.Forget(n, 1)
+		}
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v = openVault(t, fs.Root, ks, vault.Options{})
+	opened = 0
+	for name, size := range sizes {
+		n, st, err := v.Lookup(v.Root(), name)
+		if err != nil || st.Size != size {
+			t.Errorf("%s: %d bytes, %v; want %d", name, st.Size, err, size)
+		}
+		v.Forget(n, 1)
+	}
+	if opened != 1 {
+		t.Errorf("%d files were opened for a look at them, want 1", opened)
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -362,17 +362,15 @@ func (d *dirState) lose(n *Node, h backing.Dir) {
 
 // moveAside moves an empty directory to .kmsfs/tmp, and returns a handle of it.
 func (v *Vault) moveAside(d *dirState, entry string) (h backing.Dir, aside string, err error) {
-	if h, err = openEmpty(d.h, entry); err != nil {
+	h, unlock, err := v.openDoomed(d.h, entry)
+	if err != nil {
 		return nil, "", err
 	}
+	defer unlock()
 	aside = randomName()
 	err = d.h.Rename(entry, v.tmpDir, aside, RenameNoReplace)
-	if err == nil && v.shared { // another host may have put something into it in between
-		if empty, e := isEmptyDir(v.tmpDir, aside); e == nil && !empty {
-			if err = v.tmpDir.Rename(aside, d.h, entry, RenameNoReplace); err == nil {
-				err = syscall.ENOTEMPTY
-			}
-		}
+	if err == nil {
+		err = v.giveUpID(h, d)
 	}
 	if err != nil {
 		h.Close()
@@ -394,6 +392,74 @@ func (v *Vault) RemoveUnnamed(d backing.Dir, name string) error {
 	h.Close()
 	v.takeApart(aside)
 	return nil
+}
+
+// giveUpID removes the id of a directory that was moved aside from d, where other hosts may wait for its lock: they find that it has
+// gone. The move is durable before, so that no power cut puts it back without its id.
+func (v *Vault) giveUpID(h backing.Dir, d *dirState) error {
+	if !v.shared {
+		return nil
+	}
+	if err := errors.Join(v.tmpDir.Sync(), d.h.Sync()); err != nil {
+		return err
+	}
+	return h.Unlink(envelope.DirFileName)
+}
+
+// openDoomed is openEmpty for one who removes the directory, and lets go of it by unlock: on a shared mount no other host puts
+// anything into it until then. Afterwards it has no id any more, or goes on as it was.
+func (v *Vault) openDoomed(d backing.Dir, entry string) (h backing.Dir, unlock func(), err error) {
+	if v.shared {
+		if h, err = d.OpenDir(entry); err != nil {
+			return nil, nil, err
+		}
+		unlock, err = v.lockDir(h, backing.LockExclusive)
+		h.Close()
+		if err != nil {
+			return nil, nil, err
+		}
+	} else {
+		unlock = func() {}
+	}
+	if h, err = openEmpty(d, entry); err != nil {
+		unlock()
+	}
+	return h, unlock, err
+}
+
+// lockDir keeps the directory h, which is not the root, from being removed by another host (shared), or others from putting
+// something into it (exclusive), until unlock is called: by a lock of its id file. ENOENT where it has been removed.
+func (v *Vault) lockDir(h backing.Dir, mode backing.LockMode) (unlock func(), err error) {
+	if !v.shared {
+		return func() {}, nil
+	}
+	flags := syscall.O_RDONLY
+	if mode == backing.LockExclusive {
+		flags = syscall.O_RDWR
+	}
+	for {
+		var f backing.File
+		if err := v.withRoom(func() (err error) {
+			f, err = h.Open(envelope.DirFileName, flags, 0)
+			return err
+		}); err != nil {
+			return nil, err
+		}
+		err := f.LockWait(mode)
+		if err == nil && !nameless(f) {
+			return func() {
+				if err := f.Unlock(); err != nil {
+					v.log.Warn("unlock", "err", err)
+				}
+				f.Close()
+			}, nil
+		}
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+		// It was replaced, by one of another zone, or is gone.
+	}
 }
 
 // takeApart removes a directory in .kmsfs/tmp with the reserved names in it.
@@ -425,10 +491,11 @@ func (v *Vault) takeApart(name string) {
 // leaves it, empty, under the old name: no single call replaces a directory that has an id in it. It returns a handle of
 // what was replaced.
 func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) (backing.Dir, error) {
-	h, err := openEmpty(d2.h, to)
+	h, unlock, err := v.openDoomed(d2.h, to)
 	if err != nil {
 		return nil, err
 	}
+	defer unlock()
 	aside := randomName()
 	if err := d1.h.Rename(from, d2.h, to, RenameExchange); err != nil {
 		if errors.Is(err, syscall.EINVAL) { // the file system cannot, or a directory was to be moved into itself
@@ -437,6 +504,9 @@ func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) (
 		if err != nil {
 			h.Close()
 			return nil, err
+		}
+		if err := v.giveUpID(h, d2); err != nil {
+			v.log.Warn("a directory that was replaced keeps its id", "err", err)
 		}
 		v.keeper.takeApart(aside)
 		return h, nil
@@ -447,6 +517,9 @@ func (v *Vault) replaceDir(d1 *dirState, from string, d2 *dirState, to string) (
 		}
 		h.Close()
 		return nil, err
+	}
+	if err := v.giveUpID(h, d1); err != nil {
+		v.log.Warn("a directory that was replaced keeps its id", "err", err)
 	}
 	v.keeper.takeApart(aside)
 	return h, nil

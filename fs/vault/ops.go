@@ -31,8 +31,8 @@ func (v *Vault) Lookup(dir *Node, name string) (*Node, Attr, error) {
 	return v.lookupEntry(dir, d, sealed.Entry)
 }
 
-// present makes st one of the plaintext.
-func (v *Vault) present(n *Node, st *Attr) {
+// present makes st, which is of entry in d, one of the plaintext.
+func (v *Vault) present(n *Node, d backing.Dir, entry string, st *Attr) {
 	if n.kind == sIFREG {
 		if f := n.openFile(); f != nil {
 			f.setSize(st)
@@ -40,7 +40,7 @@ func (v *Vault) present(n *Node, st *Attr) {
 			return
 		}
 	}
-	v.plain(st)
+	v.plainAt(d, entry, st)
 }
 
 // enterDir opens dir for an operation on name.
@@ -72,6 +72,13 @@ func (v *Vault) make(dir *Node, name string, f func(d *dirState, entry string) e
 	if d.removed {
 		return syscall.ENOENT
 	}
+	if dir != v.root {
+		unlock, err := v.lockDir(d.h, backing.LockShared)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	if err := addCompanions(d.h, sealed); err != nil {
 		return err
 	}
@@ -79,7 +86,19 @@ func (v *Vault) make(dir *Node, name string, f func(d *dirState, entry string) e
 		v.dropCompanions(d.h, sealed)
 		return err
 	}
+	v.keepCompanions(d.h, sealed)
 	return nil
+}
+
+// keepCompanions makes the companions of a name that is there once more: another host, which has taken the same name away just
+// before, may have removed them since.
+func (v *Vault) keepCompanions(d backing.Dir, s envelope.SealedName) {
+	if !v.shared {
+		return
+	}
+	if err := addCompanions(d, s); err != nil {
+		v.log.Warn("a long name may lack its companions", "err", err)
+	}
 }
 
 func addCompanions(d backing.Dir, s envelope.SealedName) error {
@@ -104,6 +123,11 @@ func (v *Vault) dropCompanions(d backing.Dir, s envelope.SealedName) {
 	for _, c := range s.Companions {
 		if err := d.Unlink(c); err != nil && !errors.Is(err, syscall.ENOENT) {
 			v.log.Warn("companion of a name stays behind", "err", err)
+		}
+	}
+	if v.shared {
+		if _, err := d.StatAt(s.Entry); err == nil { // made anew in between, by another host
+			v.keepCompanions(d, s)
 		}
 	}
 }
@@ -184,7 +208,10 @@ func (v *Vault) create(dir *Node, name string, mode uint32, who Caller) (n *Node
 		if bf, st, err = d.h.OpenStat(entry, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL, mode); err != nil {
 			return err
 		}
-		if err := v.own(d, bf, &st, mode, who); err != nil {
+		if err = v.own(d, bf, &st, mode, who); err == nil {
+			err = v.using(bf, created)
+		}
+		if err != nil {
 			bf.Close()
 			d.h.Unlink(entry)
 			return err
@@ -234,6 +261,9 @@ func (v *Vault) Tmpfile(dir *Node, mode uint32, who Caller) (*Node, Attr, error)
 	st, err := bf.Stat()
 	if err == nil {
 		err = v.own(d, bf, &st, mode, who)
+	}
+	if err == nil {
+		err = v.using(bf, created)
 	}
 	if err != nil {
 		bf.Close()
@@ -369,9 +399,6 @@ func (v *Vault) Link(n *Node, dir *Node, name string) (st Attr, err error) {
 	for err = errAgain; err == errAgain; {
 		st, err = v.link(n, dir, name)
 	}
-	if err == nil {
-		v.present(n, &st)
-	}
 	return st, err
 }
 
@@ -407,6 +434,7 @@ func (v *Vault) link(n *Node, dir *Node, name string) (st Attr, err error) {
 			return err
 		}
 		v.nodes.addName(n, place{dir, entry})
+		v.present(n, d.h, entry, &st)
 		return nil
 	})
 	return st, err
@@ -517,8 +545,9 @@ func (v *Vault) holdFile(n *Node, d *dirState, entry string) *file {
 		}
 		f.writable = false
 	}
+	err = v.using(f.bf, found)
 	f.bf, f.stored, f.held = note(f.bf, v.age(found)), st.Size, true
-	if st.Ino != n.ino || !v.nodes.pin(n) {
+	if err != nil || st.Ino != n.ino || !v.nodes.pin(n) {
 		f.bf.Close()
 		return nil
 	}
@@ -576,8 +605,7 @@ func (v *Vault) bury(x doomed, at place, moves uint64) {
 // eraseKeyOf gives up the key of a file that has no name left, and closes it.
 func (v *Vault) eraseKeyOf(bf backing.File) {
 	defer bf.Close()
-	st, err := bf.Stat()
-	if err != nil || st.Nlink != 0 {
+	if !v.forsaken(bf) {
 		return
 	}
 	if h, ok := readHeaderOf(bf); ok {
@@ -728,6 +756,13 @@ func (v *Vault) rename(r *renaming) error {
 	if d2.removed {
 		return syscall.ENOENT
 	}
+	if newDir != v.root {
+		unlock, err := v.lockDir(d2.h, backing.LockShared)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	st, err := d1.h.StatAt(from.Entry)
 	if err != nil {
 		return err
@@ -798,6 +833,7 @@ func (v *Vault) rename(r *renaming) error {
 		}
 		return err
 	}
+	v.keepCompanions(d2.h, to)
 	v.dropCompanions(d1.h, from)
 	return nil
 }
@@ -861,7 +897,7 @@ func (v *Vault) lookupEntry(dir *Node, d *dirState, entry string) (*Node, Attr, 
 	if err != nil {
 		return nil, Attr{}, err
 	}
-	v.present(n, &st)
+	v.present(n, d.h, entry, &st)
 	return n, st, nil
 }
 

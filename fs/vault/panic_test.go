@@ -120,7 +120,7 @@ func panicOnce(t *testing.T, list []byte, f *fault, shared bool) {
 	for l := list; len(l) >= opSize; l = l[opSize:] {
 		before := map[string]*modelFile{}
 		for name, m := range e.files {
-			before[name] = &modelFile{slices.Clone(m.data), m.xattr, m.exists}
+			before[name] = &modelFile{data: slices.Clone(m.data), xattr: m.xattr, exists: m.exists}
 		}
 		if code := l[0] % 20; code == 9 || code == 13 { // a remount; a copy, which may be of less than was asked for
 			continue

@@ -173,6 +173,7 @@ func (v *Vault) readJournal(dir backing.Dir) ([]journalFile, error) {
 		if name != journalNames()[0] && name != journalNames()[1] && !strings.HasPrefix(name, heldPrefix) {
 			continue
 		}
+		v.unclean = true // a mount that ends cleanly leaves the directory alone
 		j, err := v.readJournalFile(dir, name)
 		if errors.Is(err, envelope.ErrCorrupt) {
 			v.log.Info("a journal file holds nothing", "name", name, "err", err)

@@ -127,6 +127,7 @@ type Vault struct {
 	shared   bool
 	readOnly bool
 	copied   atomic.Bool // see lookForCopy
+	unclean  bool        // a mount that was alone has died: the stored size of a file may not be what it was to be
 	tracked  bool        // see Opens
 	owners   bool        // new files go to who asked for them: this process may give files away
 	uid, gid uint32

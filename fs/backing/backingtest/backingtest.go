@@ -56,6 +56,7 @@ func Run(t *testing.T, newDir func(t *testing.T) backing.Dir, without ...string)
 		{"readdir concurrent", testReadDirConcurrent},
 		{"lock", testLock},
 		{"lock and wait", testLockWait},
+		{"use", testUse},
 		{"sync", testSync},
 		{"statfs", testStatfs},
 		{"close", testClose},

@@ -119,6 +119,29 @@ func testLockWait(t *testing.T, d backing.Dir) {
 	ok(t, ro.Close())
 }
 
+func testUse(t *testing.T, d backing.Dir) {
+	a, b := open(t, d, "f", unix.O_CREAT), open(t, d, "f", 0)
+	inUse := func(f backing.File, want bool) {
+		t.Helper()
+		got, err := f.InUse()
+		ok(t, err)
+		if got != want {
+			t.Errorf("in use: %v, want %v", got, want)
+		}
+	}
+	inUse(a, false)
+	ok(t, a.Use())
+	inUse(a, false)
+	inUse(b, true)
+	ok(t, b.LockWait(backing.LockExclusive)) // another lock
+	ok(t, b.Unlock())
+	ok(t, b.Use())
+	inUse(a, true)
+	ok(t, a.Close())
+	inUse(b, false)
+	ok(t, b.Close())
+}
+
 func testSync(t *testing.T, d backing.Dir) {
 	f := open(t, d, "a", unix.O_CREAT)
 	_, err := f.WriteAt(pattern(100), 0)

@@ -65,6 +65,8 @@ const (
 	Lock          Call = "Lock"
 	LockWait      Call = "LockWait"
 	Unlock        Call = "Unlock"
+	Use           Call = "Use"
+	InUse         Call = "InUse"
 )
 
 // Op is one call that is about to be made. Fields that the call has no use for are zero.

@@ -21,3 +21,17 @@ func (f *file) Unlock() error {
 	_ = f.hook(Op{Call: Unlock})
 	return f.in.Unlock()
 }
+
+func (f *file) Use() error {
+	if err := f.hook.ask(Op{Call: Use}); err != nil {
+		return err
+	}
+	return f.in.Use()
+}
+
+func (f *file) InUse() (bool, error) {
+	if err := f.hook.ask(Op{Call: InUse}); err != nil {
+		return false, err
+	}
+	return f.in.InUse()
+}

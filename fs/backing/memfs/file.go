@@ -26,6 +26,7 @@ func (f *file) Close() error {
 	f.closed = true
 	f.in.flock.drop(f)
 	f.in.ranges.drop(f)
+	f.in.using.drop(f)
 	f.fs.freed.Broadcast()
 	return nil
 }

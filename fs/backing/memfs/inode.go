@@ -44,6 +44,7 @@ type inode struct {
 	failed writeErrors // of the content
 
 	flock, ranges locks // of Dir.Lock and of File.LockWait; Linux keeps the two apart
+	using         locks // of File.Use
 }
 
 // newInode makes an inode without a name. Call with fs.mu held.

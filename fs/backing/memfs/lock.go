@@ -79,3 +79,27 @@ func (f *file) Unlock() error {
 	f.fs.freed.Broadcast()
 	return nil
 }
+
+func (f *file) Use() error {
+	if err := f.lock(); err != nil {
+		return err
+	}
+	defer f.fs.mu.Unlock()
+	if !f.readable() {
+		return unix.EBADF
+	}
+	f.in.using.take(f, backing.LockShared)
+	return nil
+}
+
+func (f *file) InUse() (bool, error) {
+	if err := f.lock(); err != nil {
+		return false, err
+	}
+	defer f.fs.mu.Unlock()
+	others := len(f.in.using.shared)
+	if f.in.using.shared[f] {
+		others--
+	}
+	return others > 0, nil
+}

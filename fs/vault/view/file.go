@@ -223,5 +223,11 @@ func (f *file) LockWait(backing.LockMode) error { return syscall.EOPNOTSUPP }
 // Unlock implements backing.File.
 func (f *file) Unlock() error { return syscall.EOPNOTSUPP }
 
+// Use implements backing.File.
+func (f *file) Use() error { return syscall.EOPNOTSUPP }
+
+// InUse implements backing.File.
+func (f *file) InUse() (bool, error) { return false, syscall.EOPNOTSUPP }
+
 // WillNeed implements backing.File. The vault reads ahead by itself.
 func (f *file) WillNeed(int64, int64) {}

@@ -16,5 +16,5 @@ func TestMain(m *testing.M) {
 }
 
 func TestContract(t *testing.T) {
-	backingtest.Run(t, func(t *testing.T) backing.Dir { return treetest.Vault(t) }, "lock", "lock and wait")
+	backingtest.Run(t, func(t *testing.T) backing.Dir { return treetest.Vault(t) }, "lock", "lock and wait", "use")
 }
