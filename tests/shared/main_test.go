@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,6 +56,13 @@ var scenarios = []struct {
 	{"locks", locks},
 	{"waiting for locks", lockWaits},
 	{"crowd", crowd},
+	{"exclusive creates", exclusiveCreates},
+	{"creates", creates},
+	{"directories", directories},
+	{"stopped", stopped},
+	{"sqlite", databases},
+	{"git", repository},
+	{"any side", alternation},
 	{"rewrap", rewrapMeanwhile},
 	{"kill", killed},
 }
@@ -68,9 +76,25 @@ func TestLocal(t *testing.T) {
 	run(t, &pair{[]*lab.Mount{a, lab.MountBeside(t, a, "", lab.Options{Shared: true})}})
 }
 
-func run(t *testing.T, p *pair) {
+// TestThree runs those that have everybody at work at once on three mounts.
+func TestThree(t *testing.T) {
+	if !lab.IsKMSFS() {
+		t.Skip("mounts of one vault are about kmsfs: unset KMSFS_TEST_FS")
+	}
+	p := &pair{[]*lab.Mount{lab.MountNew(t, lab.Options{Shared: true})}}
+	for range 2 {
+		p.mounts = append(p.mounts, lab.MountBeside(t, p.mounts[0], "", lab.Options{Shared: true}))
+	}
+	run(t, p, "append", "append without locks", "overwrite", "rename and link", "exclusive creates", "creates", "directories", "any side", "sqlite")
+}
+
+// run runs the named scenarios, or all.
+func run(t *testing.T, p *pair, names ...string) {
 	t.Helper()
 	for _, s := range scenarios {
+		if names != nil && !slices.Contains(names, s.name) {
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
 			dir := strings.ReplaceAll(s.name, " ", "-")
 			if err := os.Mkdir(p.path(0, dir), 0o755); err != nil {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,9 +84,9 @@ func appendsUnlocked(t *testing.T, p *pair, dir string) { appendBy(t, p, dir, "n
 
 func appendBy(t *testing.T, p *pair, dir, kind string) {
 	check(t, os.WriteFile(p.path(0, dir, kind), nil, 0o600))
-	const programs = 4
-	var told [programs]int
-	p.load(t, programs/2, func(side, id int, going func() bool) error {
+	programs := 2 * len(p.mounts)
+	told := make([]int, programs)
+	p.load(t, 2, func(side, id int, going func() bool) error {
 		cmd := exec.Command("/proc/self/exe", kind, p.path(side, dir, kind), fmt.Sprint(id))
 		cmd.Env = append(os.Environ(), childEnv+"=appender")
 		var out bytes.Buffer
@@ -110,7 +111,7 @@ func appendBy(t *testing.T, p *pair, dir, kind string) {
 	for side := range p.mounts {
 		b, err := os.ReadFile(p.path(side, dir, kind))
 		check(t, err)
-		var next [programs]int
+		next := make([]int, programs)
 		for i, line := range strings.Split(strings.TrimSuffix(string(b), "\n"), "\n") {
 			var id, n int
 			rest := ""
@@ -119,7 +120,7 @@ func appendBy(t *testing.T, p *pair, dir, kind string) {
 			}
 			next[id]++
 		}
-		if next != told {
+		if !slices.Equal(next, told) {
 			t.Fatalf("side %d has %v lines, the programs have written %v", side, next, told)
 		}
 	}
