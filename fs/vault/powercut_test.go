@@ -138,9 +138,11 @@ func recovers(fs *memfs.FS, ks *memoryKeys, again *killer, seed uint64, since ma
 		if err != nil {
 			return fmt.Sprintf("round %d: open: %v", round, err)
 		}
+		lost := false
 		for _, name := range fileNames {
 			m, err := readAll(v, name)
 			if errors.Is(err, vault.ErrCorrupt) && !since[name].synced {
+				lost = true
 				continue // its first block, or what says that there is one, has not reached the disk
 			}
 			if err != nil {
@@ -161,7 +163,7 @@ func recovers(fs *memfs.FS, ks *memoryKeys, again *killer, seed uint64, since ma
 				}
 			}
 		}
-		if err := errors.Join(v.Flush(), v.Close()); err != nil {
+		if err := errors.Join(v.Flush(), v.Close()); err != nil && !(lost && errors.Is(err, vault.ErrCorrupt)) {
 			return fmt.Sprintf("round %d: close: %v", round, err)
 		}
 	}
