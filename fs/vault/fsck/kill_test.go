@@ -145,3 +145,23 @@ func TestRepairFaults(t *testing.T) {
 		}
 	})
 }
+
+// TestRepairBlind fails the opening of .kmsfs/tmp, once: no record is taken for nobody's while something could not be looked at.
+func TestRepairBlind(t *testing.T) {
+	b := harmed(t, "a directory taken apart with something in it")
+	before, err := b.look(b.fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := int64(0); ; at++ {
+		c := faults.Nth(at, syscall.EIO, func(o faults.Op) bool { return o.Call == faults.OpenDir && o.Name == "tmp" })
+		fs := b.fs.WithHook(c.Hook)
+		b.repair(fs)
+		if c.Count() <= at {
+			break
+		}
+		if why := b.interrupted(fs.Kill(), before); why != "" {
+			t.Errorf("time %d: %s", at, why)
+		}
+	}
+}

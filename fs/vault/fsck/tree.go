@@ -202,8 +202,10 @@ func (f *finder) header(h backing.Dir, name, stored string, where place) (head e
 
 // strangers looks at all that is in a directory whose names do not open.
 func (f *finder) strangers(q *walk.Queue[item], i item, h backing.Dir) error {
-	if _, err := h.StatAt(envelope.ControlDir); err == nil && i.where == outside {
-		i.where = nested
+	if i.where == outside {
+		if _, err := h.StatAt(envelope.ControlDir); !errors.Is(err, syscall.ENOENT) { // it is, or may be
+			i.where = nested
+		}
 	}
 	err := h.ReadDir(func(e backing.Entry) bool {
 		if !envelope.IsReserved(e.Name) {
@@ -379,15 +381,16 @@ func isAside(stored string) bool {
 // is in .kmsfs/tmp.
 func (f *finder) aside() error {
 	first := []item{{stored: damagedDir, where: apart}, {stored: e2fsckDir, where: outside}}
-	if d, err := walk.Open(f.top, tmpDir); err == nil {
-		err := d.ReadDir(func(e backing.Entry) bool {
+	d, err := walk.Open(f.top, tmpDir)
+	if err == nil {
+		err = d.ReadDir(func(e backing.Entry) bool {
 			first = append(first, item{stored: walk.Join(tmpDir, e.Name), where: inTmp})
 			return true
 		})
 		d.Close()
-		if err != nil {
-			f.trouble(tmpDir, "", err)
-		}
+	}
+	if err != nil {
+		f.trouble(tmpDir, "", err)
 	}
 	return walk.Run(f.ctx, walk.Workers(), first, func(q *walk.Queue[item]) (func(item) error, func()) {
 		return func(i item) error {
