@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -193,13 +194,12 @@ func TestRmdirMeanwhile(t *testing.T) {
 		var other *vault.Vault
 		var dir *vault.Node
 		created, ended, asks := error(syscall.ENOENT), make(chan struct{}), make(chan struct{}, 100)
-		left := -1
+		const nobody = 1 << 40
+		var left atomic.Int64 // calls until the moment; directories are made ahead in the background
+		left.Store(nobody)
 		hooked := func() backing.Dir {
 			return faults.Wrap(at(), func(op faults.Op) error {
-				if left < 0 {
-					return nil
-				}
-				if left--; left >= 0 {
+				if left.Add(-1) != -1 {
 					return nil
 				}
 				for len(asks) > 0 {
@@ -244,10 +244,9 @@ func TestRmdirMeanwhile(t *testing.T) {
 		if err := other.ReadDir(dir, func(vault.DirEntry) bool { return true }); err != nil { // it has it open
 			t.Fatal(err)
 		}
-		left = moment
+		left.Store(int64(moment))
 		removed := v.Rmdir(v.Root(), "dir")
-		done := left >= 0
-		left = -1
+		done := left.Swap(nobody) >= 0
 		if !done {
 			<-ended
 		}
