@@ -12,7 +12,8 @@ import (
 
 const (
 	maxWorkers   = 64
-	spareWorkers = 2 // that wait even if none was needed for long
+	maxHeld      = 512 // workers beside these that a freeze may hold, each with its thread
+	spareWorkers = 2   // that wait even if none was needed for long
 )
 
 // A crew is the workers that wait for the right to read. The one that has waited least is next: the kernel has its
@@ -24,6 +25,22 @@ type crew struct {
 	vacant  bool // nobody has the right: the next one to wait gets it
 	closed  bool // the mount is gone
 	least   int  // how many waited, at least, since the last trim
+	held    int  // by a freeze: others take their place
+}
+
+// hold notes that a worker is held until let go of; where too many are, those that are left do without it.
+func (c *crew) hold() (letGo func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held == maxHeld {
+		return func() {}
+	}
+	c.held++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.held--
+	}
 }
 
 // await returns true once w has the right to read, and false when w is to end.
@@ -50,7 +67,7 @@ func (c *crew) pass() (hire bool) {
 	if n < 0 {
 		defer c.mu.Unlock()
 		c.vacant, c.least = true, 0
-		return len(c.all) < maxWorkers
+		return len(c.all)-c.held < maxWorkers
 	}
 	w := c.waiting[n]
 	c.waiting[n] = nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -221,6 +222,47 @@ func TestBasics(t *testing.T) {
 		m.remount()
 		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want[:n]) {
 			t.Fatalf("%d bytes after a remount: read %d, %v", n, len(got), err)
+		}
+	}
+}
+
+// TestFrozenCrowd: more programs are held by a freeze than requests are answered at once, and reading goes on.
+func TestFrozenCrowd(t *testing.T) {
+	const many, atOnce = 100, 64
+	m := mount(t, vault.Options{}, fs.Options{})
+	name := func(i int) string { return filepath.Join(m.dir, fmt.Sprint(i)) }
+	for i := range many {
+		if err := os.WriteFile(name(i), []byte("text"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	thaw, err := m.server.Freeze(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer thaw()
+	changed := make(chan error, many)
+	for i := range many { // of files of their own: the kernel does one change of a file or directory at a time
+		go func() { changed <- os.Chmod(name(i), 0o600) }()
+	}
+	if err := within(t, "holding them", func() error {
+		for m.server.Stats().UnderWay < atOnce {
+			runtime.Gosched()
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statfs_t
+	if err := within(t, "statfs of a frozen mount", func() error { return unix.Statfs(m.dir, &st) }); err != nil {
+		t.Error(err)
+	}
+	thaw()
+	for range many {
+		if err := <-changed; err != nil {
+			t.Error(err)
 		}
 	}
 }

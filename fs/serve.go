@@ -244,10 +244,12 @@ func (w *worker) lead() bool {
 		syncs := h.Opcode == opFsync || h.Opcode == opFsyncDir
 		gated := changes(h)
 		if gated && !s.gate.tryEnter() {
+			letGo := s.crew.hold()
 			s.pass()
 			w.job.frozen.Store(true)
 			s.gate.enter(s.gone)
 			w.job.frozen.Store(false)
+			letGo()
 			w.reply(n, fd)
 			s.gate.leave()
 			return true
