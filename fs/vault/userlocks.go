@@ -61,6 +61,11 @@ func (v *Vault) Lock(n *Node, who LockOwner, handle uint64, r LockRange) error {
 	}
 	defer n.locks.mu.Unlock()
 	if err := o.locks.Take(r.stored(who.Kind)); err != nil {
+		if who.Kind == LockFile && len(o.handles) > 0 && errors.Is(err, syscall.EAGAIN) { // flock(2) lets go before it converts
+			_ = n.locks.drop(who)
+			n.locks.wake()
+			return err
+		}
 		n.locks.dropUnused(who)
 		return err
 	}

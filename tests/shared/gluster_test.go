@@ -74,7 +74,7 @@ func inGluster(t *testing.T) {
 	a := lab.MountNew(t, lab.Options{Shared: true, Backing: v.clients[0] + "/vault"})
 	p := &pair{[]*lab.Mount{a, lab.MountBeside(t, a, v.clients[1]+"/vault", lab.Options{Shared: true})}}
 	run(t, p, "close to open", "names", "append", "append without locks", "overwrite", "rename and link", "deleted while open", "mkdir -p",
-		"locks", "waiting for locks", "exclusive creates", "creates", "directories", "rewrap", "kill")
+		"locks", "lock lists", "waiting for locks", "crowd", "stopped", "sqlite", "git", "exclusive creates", "creates", "directories", "rewrap", "kill")
 	t.Run("like a plain directory", func(t *testing.T) { metamorphosis(t, a) })
 	t.Run("brick", func(t *testing.T) { v.bricks(t, p) })
 	t.Run("caching client", func(t *testing.T) { v.cachingRefused(t, a) })

@@ -1,6 +1,7 @@
 package shared_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"testing"
@@ -56,6 +57,29 @@ func lockWaits(t *testing.T, p *pair, dir string) {
 		check(t, b.Close())
 		check(t, lock(a, unix.F_WRLCK)) // closing lets go, in a moment
 		check(t, a.Close())
+	}
+	// Two that hold flock(2) together and both want it alone: each lets go first, so that both get it in turn.
+	var both [2]*os.File
+	for side := range both {
+		f, err := os.OpenFile(p.path(side, dir, "file"), os.O_RDWR, 0)
+		check(t, err)
+		defer f.Close()
+		check(t, unix.Flock(int(f.Fd()), unix.LOCK_SH))
+		both[side] = f
+	}
+	turns := make(chan error, len(both))
+	for _, f := range both {
+		go func() {
+			turns <- errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_EX), unix.Flock(int(f.Fd()), unix.LOCK_UN))
+		}()
+	}
+	for range both {
+		select {
+		case err := <-turns:
+			check(t, err)
+		case <-time.After(10 * time.Second):
+			t.Fatal("two who want a lock alone that they hold together wait for each other")
+		}
 	}
 	// A process that waits for a lock can be killed.
 	a, err := os.OpenFile(p.path(0, dir, "file"), os.O_RDWR, 0)

@@ -54,6 +54,7 @@ var scenarios = []struct {
 	{"deleted while open", deletedOpen},
 	{"mkdir -p", mkdirAll},
 	{"locks", locks},
+	{"lock lists", lockLists},
 	{"waiting for locks", lockWaits},
 	{"crowd", crowd},
 	{"exclusive creates", exclusiveCreates},
@@ -85,7 +86,7 @@ func TestThree(t *testing.T) {
 	for range 2 {
 		p.mounts = append(p.mounts, lab.MountBeside(t, p.mounts[0], "", lab.Options{Shared: true}))
 	}
-	run(t, p, "append", "append without locks", "overwrite", "rename and link", "exclusive creates", "creates", "directories", "any side", "sqlite")
+	run(t, p, "append", "append without locks", "overwrite", "rename and link", "exclusive creates", "creates", "directories", "lock lists", "any side", "sqlite")
 }
 
 // run runs the named scenarios, or all.

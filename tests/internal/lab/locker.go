@@ -53,6 +53,8 @@ func Locks(t *testing.T, files [2]string, env string) {
 	}{
 		{0, "flock ex", "ok"}, {1, "flock sh", "EAGAIN"}, {1, "flock ex", "EAGAIN"}, {0, "flock sh", "ok"}, {1, "flock sh", "ok"},
 		{0, "flock ex", "EAGAIN"}, {1, "flock un", "ok"}, {0, "flock ex", "ok"}, {0, "flock un", "ok"},
+		{0, "flock sh", "ok"}, {1, "flock sh", "ok"}, {0, "flock ex", "EAGAIN"}, // which has lost the shared one by that
+		{1, "flock ex", "ok"}, {0, "flock sh", "EAGAIN"}, {1, "flock un", "ok"},
 
 		{0, "fcntl wr 0 100", "ok"}, {1, "fcntl wr 100 50", "ok"}, {1, "fcntl rd 99 1", "EAGAIN"}, {0, "fcntl wr 120 1", "EAGAIN"},
 		{0, "fcntl rd 0 100", "ok"}, {1, "fcntl rd 0 10", "ok"}, {1, "fcntl wr 0 10", "EAGAIN"}, {0, "fcntl un 0 0", "ok"},
@@ -67,7 +69,7 @@ func Locks(t *testing.T, files [2]string, env string) {
 	t.Run("two", func(t *testing.T) {
 		var ask [2]func(string) string
 		for who := range ask {
-			ask[who] = startLocker(t, files[who], env)
+			ask[who] = StartLocker(t, files[who], env)
 		}
 		for i, s := range steps {
 			if got := ask[s.who](s.what); got != s.want {
@@ -76,7 +78,7 @@ func Locks(t *testing.T, files [2]string, env string) {
 		}
 	})
 	for _, file := range files {
-		third := startLocker(t, file, env)
+		third := StartLocker(t, file, env)
 		for _, lock := range []string{"flock ex", "fcntl wr 0 0", "fcntl un 0 0", "ofd wr 0 0", "ofd un 0 0", "flock un"} {
 			got := third(lock)
 			for end := time.Now().Add(10 * time.Second); got != "ok" && time.Now().Before(end); got = third(lock) {
@@ -89,9 +91,9 @@ func Locks(t *testing.T, files [2]string, env string) {
 	}
 }
 
-// startLocker starts another process that has the file open, and returns how to ask it. env has the test program play
+// StartLocker starts another process that has the file open, and returns how to ask it. env has the test program play
 // Locker.
-func startLocker(t testing.TB, file, env string) (ask func(string) string) {
+func StartLocker(t testing.TB, file, env string) (ask func(string) string) {
 	t.Helper()
 	check := func(err error, what string) {
 		t.Helper()
