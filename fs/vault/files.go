@@ -284,6 +284,7 @@ const (
 // enter returns with the file held, its header authentic and its key there; for writing, an empty file has got one.
 func (f *file) enter(ctx context.Context, m lockMode) error {
 	asked := false // for this operation, however long the answer took
+	mended := m == lockWrite
 	for {
 		if m == lockWrite {
 			if err := f.prepare(ctx); err != nil {
@@ -312,7 +313,17 @@ func (f *file) enter(ctx context.Context, m lockMode) error {
 		}
 		due := err == nil && fresh && f.due(m, asked)
 		if err == nil && fresh && !due {
-			return nil
+			if mended || !f.v.shared || !f.writable || f.key == nil || !f.halfDone() {
+				return nil
+			}
+			f.leave(m) // a host has died: with the others locked out it is mended, so that the size that shows is right
+			mended = true
+			if err := f.enterWrite(ctx, 0); err != nil {
+				f.v.log.Warn("cannot mend a file that another host left half done; the next write will try again", "inode", f.n.ino, "err", err)
+			} else {
+				f.leaveWrite()
+			}
+			continue
 		}
 		f.leave(m) // what the keysource is asked for is got without holding anything
 		if err != nil {
@@ -404,6 +415,9 @@ func (f *file) readyToWrite() error {
 		if err := f.flush(); err != nil { // what follows is written in place
 			return err
 		}
+	}
+	if f.v.shared && f.halfDone() { // what is stored changes, and not the content
+		return f.keepingTime(f.mend)
 	}
 	return f.mend()
 }
