@@ -307,6 +307,7 @@ func (v *Vault) use(n *Node) (*dirState, error) {
 		if err == nil && v.shared { // another host may have put another directory in its place, with the same number
 			var id envelope.DirID
 			if id, _, err = v.readDirFile(h); err == nil && id != d.id {
+				v.nodes.detach(n) // whoever looks it up anew finds the other one
 				err = ErrStale
 			}
 			if err != nil {
@@ -384,7 +385,11 @@ func (v *Vault) callAt(n *Node, at place, d *dirState, f func(d backing.Dir, ent
 	if v.shared && !isAt(d.h, at.entry, n) {
 		return false, true, nil
 	}
-	return true, false, f(d.h, at.entry)
+	err = f(d.h, at.entry)
+	if v.shared && errors.Is(err, syscall.ENOENT) { // just now
+		return false, true, nil
+	}
+	return true, false, err
 }
 
 // isAt says whether entry is n, or may be.

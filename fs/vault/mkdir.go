@@ -169,10 +169,15 @@ func (v *Vault) Mkdir(dir *Node, name string, mode uint32, who Caller) (n *Node,
 		if err != nil {
 			return err
 		}
-		if st, err = d.h.StatAt(entry); err != nil {
+		if st, err = v.statMade(d, entry); err != nil {
 			return err
 		}
 		n = v.nodes.intern(&st, place{dir, entry})
+		if d := n.openDir(); d != nil && d.id != id { // of one that another host has removed, which had the same number
+			v.nodes.detach(n)
+			v.Forget(n, 1)
+			n = v.nodes.intern(&st, place{dir, entry})
+		}
 		n.mu.Lock()
 		if n.dir == nil {
 			n.dir = &dirState{id: id}

@@ -331,7 +331,10 @@ func (v *Vault) Mknod(dir *Node, name string, mode uint32, dev uint64, who Calle
 
 // admit returns the node of something just made under entry, owned by who; on failure it is removed again.
 func (v *Vault) admit(dir *Node, d *dirState, entry string, mode uint32, who Caller) (*Node, Attr, error) {
-	st, err := d.h.StatAt(entry)
+	st, err := v.statMade(d, entry)
+	if errors.Is(err, ErrStale) {
+		return nil, st, err
+	}
 	if err == nil {
 		err = v.own(d, named{d.h, entry}, &st, mode, who)
 	}
@@ -342,6 +345,15 @@ func (v *Vault) admit(dir *Node, d *dirState, entry string, mode uint32, who Cal
 	n := v.nodes.intern(&st, place{dir, entry})
 	v.plain(&st)
 	return n, st, nil
+}
+
+// statMade is StatAt of something just made; ErrStale where another host has removed it since: the kernel asks once more then.
+func (v *Vault) statMade(d *dirState, entry string) (Attr, error) {
+	st, err := d.h.StatAt(entry)
+	if v.shared && errors.Is(err, syscall.ENOENT) {
+		err = ErrStale
+	}
+	return st, err
 }
 
 // Symlink makes a symbolic link; its target is sealed.
@@ -430,7 +442,7 @@ func (v *Vault) link(n *Node, dir *Node, name string) (st Attr, err error) {
 		} else if err := v.linkByName(n, from, s, d, entry); err != nil {
 			return err
 		}
-		if st, err = d.h.StatAt(entry); err != nil {
+		if st, err = v.statMade(d, entry); err != nil {
 			return err
 		}
 		v.nodes.addName(n, place{dir, entry})

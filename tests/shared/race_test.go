@@ -301,3 +301,45 @@ func TestMixed(t *testing.T) {
 		check(t, m.Unmount())
 	}
 }
+
+// TestNumberAgain: one side has removed a directory that the other has made, and what is made next, on either, gets its inode
+// number. It is not taken for the one that is gone.
+func TestNumberAgain(t *testing.T) {
+	if !lab.IsKMSFS() {
+		t.Skip("two mounts of one vault are about kmsfs: unset KMSFS_TEST_FS")
+	}
+	lab.NeedRoot(t)
+	a := lab.MountNew(t, lab.Options{Shared: true, Vault: lab.Backing(t, "ext4")}) // which gives numbers out again
+	p := &pair{[]*lab.Mount{a, lab.MountBeside(t, a, "", lab.Options{Shared: true})}}
+	ino := func(path string) uint64 {
+		var st unix.Stat_t
+		check(t, unix.Stat(path, &st))
+		return st.Ino
+	}
+	for maker := range p.mounts {
+		again := 0
+		for round := range 5 {
+			old := fmt.Sprintf("old-%d-%d", maker, round)
+			check(t, os.Mkdir(p.path(0, old), 0o755))
+			number := ino(p.path(0, old))
+			check(t, os.Remove(p.path(1, old)))
+			check(t, exec.Command(lab.Binary(t, "cmd/kmsfs"), "ctl", "flush", p.mounts[1].Dir).Run()) // what was removed is taken apart
+			for i := range 40 { // some are made ahead
+				name := fmt.Sprintf("new-%d-%d-%d", maker, round, i)
+				check(t, os.Mkdir(p.path(maker, name), 0o755))
+				if ino(p.path(1, name)) != number {
+					continue
+				}
+				again++
+				for side := range p.mounts {
+					check(t, os.WriteFile(p.path(side, name, fmt.Sprint(side)), []byte("text"), 0o600))
+				}
+				break
+			}
+		}
+		t.Logf("made on side %d: the number came again %d times", maker, again)
+		if again == 0 {
+			t.Error("nothing was tried")
+		}
+	}
+}
