@@ -87,6 +87,9 @@ func alternation(t *testing.T, p *pair, dir string) {
 	played := 0
 	for seed, end := uint64(time.Now().UnixNano()), time.Now().Add(seconds(t)); time.Now().Before(end); seed++ {
 		ops := slices.DeleteFunc(metamorphic.Generate(seed, 300, metamorphic.Limits{}), func(op metamorphic.Op) bool {
+			if op.Attr != "" && op.Len > 300 { // ext4 has one block for all of a file's, and sealed ones are longer
+				return true
+			}
 			return op.Do == "mknod" && op.Mode&unix.S_IFMT != unix.S_IFIFO || op.Do == "copyrange" || op.Do == "mapread" || op.Do == "mapwrite" || op.Do == "remount"
 		})
 		var d *metamorphic.Divergence

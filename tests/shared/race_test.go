@@ -324,7 +324,7 @@ func TestNumberAgain(t *testing.T) {
 			number := ino(p.path(0, old))
 			check(t, os.Remove(p.path(1, old)))
 			check(t, exec.Command(lab.Binary(t, "cmd/kmsfs"), "ctl", "flush", p.mounts[1].Dir).Run()) // what was removed is taken apart
-			for i := range 40 { // some are made ahead
+			for i := range 40 {                                                                       // some are made ahead
 				name := fmt.Sprintf("new-%d-%d-%d", maker, round, i)
 				check(t, os.Mkdir(p.path(maker, name), 0o755))
 				if ino(p.path(1, name)) != number {
