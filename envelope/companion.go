@@ -14,6 +14,33 @@ func companions(tag, cipher string) []string {
 	}
 }
 
+// Companions is what the names of companions hold, by the entry that they belong to.
+// The zero value has none.
+type Companions map[string]*[2]string
+
+// Add notes what name holds, where it is the name of a companion.
+func (c *Companions) Add(name string) {
+	tag, part, piece, ok := ParseCompanion(name)
+	if !ok {
+		return
+	}
+	if *c == nil {
+		*c = Companions{}
+	}
+	if (*c)[tag] == nil {
+		(*c)[tag] = new([2]string)
+	}
+	(*c)[tag][part] = piece
+}
+
+// Cipher returns what the companions of entry hold, for OpenName.
+func (c Companions) Cipher(entry string) string {
+	if pieces := c[entry]; pieces != nil {
+		return pieces[0] + pieces[1]
+	}
+	return ""
+}
+
 // ParseCompanion takes the name of a companion apart: the entry that it belongs
 // to, its number, 0 or 1, and its piece of the ciphertext. It checks the form
 // alone; what the pieces say is checked by OpenName.

@@ -1,7 +1,6 @@
 package backing
 
 import (
-	"bytes"
 	"errors"
 	"syscall"
 
@@ -30,7 +29,7 @@ func AllZeros(f File, size int64) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if len(bytes.TrimLeft(b[:n], "\x00")) > 0 {
+		if !isZero(b[:n]) {
 			return false, nil
 		}
 		if n == 0 {

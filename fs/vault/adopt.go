@@ -41,35 +41,27 @@ func (v *Vault) HasDirID(h backing.Dir) (bool, error) {
 // whether there was an encryption zone, which nothing tells. A file that was about to take its place counts as well. nil where
 // nothing tells. Nothing is written.
 func (v *Vault) RecoverDirID(h backing.Dir) (file []byte, zone bool, err error) {
-	var names []DirEntry
-	long := map[string]*[2]string{}
+	var names []string
+	var long envelope.Companions
 	if err := h.ReadDir(func(e backing.Entry) bool {
-		if tag, part, piece, ok := envelope.ParseCompanion(e.Name); ok {
-			if long[tag] == nil {
-				long[tag] = new([2]string)
-			}
-			long[tag][part] = piece
-		} else if envelope.IsSealedName(e.Name) {
-			names = append(names, DirEntry{Stored: e.Name})
+		long.Add(e.Name)
+		if envelope.IsSealedName(e.Name) {
+			names = append(names, e.Name)
 		}
 		return true
 	}); err != nil {
 		return nil, false, err
 	}
 	proves := func(id envelope.DirID) bool {
-		return slices.ContainsFunc(names, func(e DirEntry) bool {
-			var c [2]string
-			if l := long[e.Stored]; l != nil {
-				c = *l
-			}
-			_, err := v.keys.OpenName(id, e.Stored, c[0]+c[1])
+		return slices.ContainsFunc(names, func(name string) bool {
+			_, err := v.keys.OpenName(id, name, long.Cipher(name))
 			return err == nil
 		})
 	}
 	for _, name := range []string{envelope.DirFileName, zoneAside} {
 		b, err := wholeDirFile(h, name)
 		if err != nil {
-			if errors.Is(err, syscall.ENOENT) || notAFile(err) {
+			if errors.Is(err, syscall.ENOENT) || backing.OtherKind(err) {
 				continue
 			}
 			return nil, false, err

@@ -184,11 +184,8 @@ func (v *Vault) openState(n *Node) (*dirState, error) {
 // readDirFile reads the id of the directory h, and its encryption zone.
 func (v *Vault) readDirFile(h backing.Dir) (id envelope.DirID, zone string, err error) {
 	b, err := dirFile(h)
-	switch {
-	case errors.Is(err, syscall.ENOENT):
+	if errors.Is(err, syscall.ENOENT) {
 		err = fmt.Errorf("%w: no %s in it", ErrCorrupt, envelope.DirFileName)
-	case notAFile(err):
-		err = fmt.Errorf("%w: %s is no file", ErrCorrupt, envelope.DirFileName)
 	}
 	if err != nil {
 		return id, "", err
@@ -199,11 +196,6 @@ func (v *Vault) readDirFile(h backing.Dir) (id envelope.DirID, zone string, err 
 	return id, zone, nil
 }
 
-// notAFile says whether opening a file has failed because something else has its name.
-func notAFile(err error) bool {
-	return errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EINVAL)
-}
-
 // dirFile returns the contents of the id file of the directory h.
 func dirFile(h backing.Dir) ([]byte, error) { return wholeDirFile(h, envelope.DirFileName) }
 
@@ -211,7 +203,7 @@ func dirFile(h backing.Dir) ([]byte, error) { return wholeDirFile(h, envelope.Di
 func wholeDirFile(h backing.Dir, name string) ([]byte, error) {
 	f, err := h.Open(name, syscall.O_RDONLY, 0)
 	if err != nil {
-		return nil, planted(envelope.DirFileName, err)
+		return nil, planted(name, err)
 	}
 	defer f.Close()
 	b := make([]byte, 4*envelope.DirFileSize)
@@ -423,8 +415,8 @@ func (v *Vault) List(n *Node, f func(e DirEntry, err error) bool) error {
 	if d.isNameless() {
 		return n.fail("list", syscall.ENOENT)
 	}
-	var long map[string]*[2]string // companions seen, by tag
-	var late []backing.Entry       // long names whose companions have not been seen yet
+	var long envelope.Companions
+	var late []backing.Entry // long names whose companions have not been seen yet
 	open := func(e backing.Entry, cipher string) bool {
 		name, err := v.keys.OpenName(d.id, e.Name, cipher)
 		if err != nil {
@@ -436,15 +428,7 @@ func (v *Vault) List(n *Node, f func(e DirEntry, err error) bool) error {
 	err = d.h.ReadDir(func(e backing.Entry) bool {
 		switch {
 		case envelope.IsReserved(e.Name):
-			if tag, part, piece, ok := envelope.ParseCompanion(e.Name); ok && part >= 0 && part < 2 {
-				if long == nil {
-					long = map[string]*[2]string{}
-				}
-				if long[tag] == nil {
-					long[tag] = new([2]string)
-				}
-				long[tag][part] = piece
-			}
+			long.Add(e.Name)
 		case envelope.IsLongEntry(e.Name):
 			late = append(late, e)
 		default:
@@ -459,11 +443,7 @@ func (v *Vault) List(n *Node, f func(e DirEntry, err error) bool) error {
 		if !more {
 			break
 		}
-		c := long[e.Name]
-		if c == nil {
-			c = new([2]string)
-		}
-		more = open(e, c[0]+c[1])
+		more = open(e, long.Cipher(e.Name))
 	}
 	return nil
 }

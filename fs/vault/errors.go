@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
+
+	"kmsfs/fs/backing"
 )
 
 // Errors that a caller decides on. Errors of the backing file system come through as they are (errors.Is with a
@@ -31,19 +33,9 @@ var (
 	ErrNoKey = errors.New("vault: no data key")
 )
 
-// otherKind says whether err is the backing's refusal to open what is of another kind: no file, or no directory.
-func otherKind(err error) bool {
-	for _, no := range []syscall.Errno{syscall.ELOOP, syscall.EISDIR, syscall.ENOTDIR, syscall.EINVAL} {
-		if errors.Is(err, no) {
-			return true
-		}
-	}
-	return false
-}
-
 // planted makes an ErrCorrupt of the refusal to open name, of which this vault makes nothing of that kind.
 func planted(name string, err error) error {
-	if otherKind(err) {
+	if backing.OtherKind(err) {
 		return fmt.Errorf("%w: %s is of another kind: %w", ErrCorrupt, name, err)
 	}
 	return err
@@ -51,7 +43,7 @@ func planted(name string, err error) error {
 
 // replaced makes an ErrStale of the refusal to open a node that was of the right kind when it was looked up.
 func replaced(err error) error {
-	if otherKind(err) {
+	if backing.OtherKind(err) {
 		return fmt.Errorf("%w: something of another kind has its name: %w", ErrStale, err)
 	}
 	return err

@@ -285,8 +285,11 @@ func nameless(bf backing.File) bool {
 
 // forsaken says whether bf, which is the last opening of it here, has no name left, and is open on no other host.
 func (v *Vault) forsaken(bf backing.File) bool {
-	if !nameless(bf) || !v.shared {
-		return nameless(bf)
+	if !nameless(bf) {
+		return false
+	}
+	if !v.shared {
+		return true
 	}
 	used, err := bf.InUse()
 	return err == nil && !used

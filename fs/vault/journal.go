@@ -574,8 +574,7 @@ func (j *journal) rewrite(s *segment) error {
 	if dir == nil || old == nil {
 		return errJournalClosed
 	}
-	h := j.v.keys.MarshalJournalHeader(envelope.JournalHeader{Epoch: epoch, Volume: j.v.cfg.Volume})
-	b := h[:]
+	b := j.v.journalHeader(epoch)
 	if durable > 0 {
 		b = make([]byte, durable)
 		if _, err := old.ReadAt(b, 0); err != nil {
@@ -595,10 +594,8 @@ func (j *journal) rewrite(s *segment) error {
 			j.seq++
 			rr[i].Seq = j.seq
 			j.mu.Unlock()
-			at := len(b)
-			b = append(b, make([]byte, rr[i].Size())...)
-			j.v.keys.MarshalJournalRecord(b[at:], epoch, int64(at), &rr[i])
 		}
+		b = j.v.appendRecords(b, epoch, rr)
 	}
 	if err := writeAside(dir, journalAside, name, b); err != nil {
 		return err

@@ -432,6 +432,14 @@ func (v *Vault) openDoomed(d backing.Dir, entry string) (h backing.Dir, unlock f
 	return h, unlock, err
 }
 
+// keepDir keeps dir, whose state is d, from being removed by another host until unlock is called: something is put into it.
+func (v *Vault) keepDir(dir *Node, d *dirState) (unlock func(), err error) {
+	if dir == v.root {
+		return func() {}, nil
+	}
+	return v.lockDir(d.h, backing.LockShared)
+}
+
 // lockDir keeps the directory h, which is not the root, from being removed by another host (shared), or others from putting
 // something into it (exclusive), until unlock is called: by a lock of its id file. ENOENT where it has been removed.
 func (v *Vault) lockDir(h backing.Dir, mode backing.LockMode) (unlock func(), err error) {

@@ -72,13 +72,11 @@ func (v *Vault) make(dir *Node, name string, f func(d *dirState, entry string) e
 	if d.removed {
 		return syscall.ENOENT
 	}
-	if dir != v.root {
-		unlock, err := v.lockDir(d.h, backing.LockShared)
-		if err != nil {
-			return err
-		}
-		defer unlock()
+	unlock, err := v.keepDir(dir, d)
+	if err != nil {
+		return err
 	}
+	defer unlock()
 	if err := addCompanions(d.h, sealed); err != nil {
 		return err
 	}
@@ -768,13 +766,11 @@ func (v *Vault) rename(r *renaming) error {
 	if d2.removed {
 		return syscall.ENOENT
 	}
-	if newDir != v.root {
-		unlock, err := v.lockDir(d2.h, backing.LockShared)
-		if err != nil {
-			return err
-		}
-		defer unlock()
+	unlock, err := v.keepDir(newDir, d2)
+	if err != nil {
+		return err
 	}
+	defer unlock()
 	st, err := d1.h.StatAt(from.Entry)
 	if err != nil {
 		return err

@@ -477,13 +477,21 @@ func (v *Vault) DropHeld() error {
 
 // holdBack writes the records of j, durably, to a journal file of that name and the same epoch.
 func (v *Vault) holdBack(dir backing.Dir, name string, j journalFile) error {
-	h := v.keys.MarshalJournalHeader(envelope.JournalHeader{Epoch: j.epoch, Volume: v.cfg.Volume})
-	b := h[:]
-	for i := range j.records {
-		r := &j.records[i]
+	return writeAside(dir, journalAside, name, v.appendRecords(v.journalHeader(j.epoch), j.epoch, j.records))
+}
+
+// journalHeader is what a journal file of an epoch begins with.
+func (v *Vault) journalHeader(epoch uint64) []byte {
+	h := v.keys.MarshalJournalHeader(envelope.JournalHeader{Epoch: epoch, Volume: v.cfg.Volume})
+	return h[:]
+}
+
+// appendRecords appends records to b, a journal file of an epoch.
+func (v *Vault) appendRecords(b []byte, epoch uint64, rr []envelope.JournalRecord) []byte {
+	for i := range rr {
 		at := len(b)
-		b = append(b, make([]byte, r.Size())...)
-		v.keys.MarshalJournalRecord(b[at:], j.epoch, int64(at), r)
+		b = append(b, make([]byte, rr[i].Size())...)
+		v.keys.MarshalJournalRecord(b[at:], epoch, int64(at), &rr[i])
 	}
-	return writeAside(dir, journalAside, name, b)
+	return b
 }

@@ -128,7 +128,12 @@ func (f *file) replayBlock(key *envelope.FileKey, blocks []*envelope.JournalReco
 // wasDurable says whether a first block that is not whole is that of a file known to be durable, by its header: no crash has left that.
 func wasDurable(b []byte) bool {
 	h, err := envelope.ParseHeader(b)
-	return err == nil && h.Flags&envelope.FlagInline == 0 && (h.Size != 0 || h.Flags&(envelope.FlagExact|envelope.FlagCut) != 0)
+	return err == nil && h.Flags&envelope.FlagInline == 0 && saysDurable(&h)
+}
+
+// saysDurable says whether a header in the form of groups tells that the file was known to be durable.
+func saysDurable(h *envelope.Header) bool {
+	return h.Size != 0 || h.Flags&(envelope.FlagExact|envelope.FlagCut) != 0
 }
 
 // replayFirst puts in place the ciphertext of chunk 0 that came with an index block, if b, the index block that is there,
@@ -301,7 +306,7 @@ func (f *file) replayAbsent(key *envelope.FileKey, n uint64, h *envelope.Header)
 		}
 		n = p
 	}
-	if h.Size != 0 || h.Flags&(envelope.FlagExact|envelope.FlagCut) != 0 {
+	if saysDurable(h) {
 		return fmt.Errorf("%w: a sector of the first index block is gone", envelope.ErrCorrupt)
 	}
 	return nil

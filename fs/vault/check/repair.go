@@ -193,36 +193,10 @@ func (r *repair) save(dir, name string, write func(f backing.File) error) error 
 		return err
 	}
 	defer d.Close()
-	if err := save(d, name, write); err != nil {
+	if err := backing.SaveNew(d, name, write); err != nil {
 		return err
 	}
 	return d.SyncFS()
-}
-
-// save writes a new file and syncs it.
-func save(d backing.Dir, name string, write func(f backing.File) error) error {
-	f, err := d.Open(name, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	return err
-}
-
-// CopyFile copies a file of any size to a new one, and syncs that; zeros become holes.
-func CopyFile(to backing.Dir, name string, from backing.Dir, old string) error {
-	f, err := from.Open(old, syscall.O_RDONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return save(to, name, func(n backing.File) error { return sidecar.CopySparse(n, f) })
 }
 
 // record copies the key table of a damaged record aside, and clears the record.
@@ -244,7 +218,7 @@ func (r *repair) record(f Finding) (to string, err error) {
 			return "", err
 		}
 		defer from.Close()
-		if err := r.save(dir, name, func(f backing.File) error { return sidecar.CopySparse(f, from) }); err != nil {
+		if err := r.save(dir, name, func(f backing.File) error { return backing.CopySparse(f, from) }); err != nil {
 			return "", err
 		}
 		r.made[to] = true

@@ -262,7 +262,7 @@ func (f *finder) seen(st *backing.Stat) bool {
 
 // guess notes what the names of misplaced things were. The parts of a long one may have stayed where it was.
 func (f *finder) guess() {
-	var orphans, here map[string]*[2]string
+	var orphans, here envelope.Companions
 	dir := ""
 	for i := range f.res.Findings {
 		x := &f.res.Findings[i]
@@ -280,57 +280,37 @@ func (f *finder) guess() {
 		if here == nil || dir != up {
 			here, dir = companions(f.top, up), up
 		}
-		if x.name = peekName(f.v, entry, cipherOf(here, entry)); x.name == "" {
-			x.name = peekName(f.v, entry, cipherOf(orphans, entry))
+		if x.name = peekName(f.v, entry, here.Cipher(entry)); x.name == "" {
+			x.name = peekName(f.v, entry, orphans.Cipher(entry))
 		}
 	}
 }
 
-// cipherOf is the rest of a long name.
-func cipherOf(parts map[string]*[2]string, entry string) string {
-	if c := parts[entry]; c != nil {
-		return c[0] + c[1]
-	}
-	return ""
-}
-
-// orphans are the parts of long names that are nobody's, by tag.
-func (f *finder) orphans() map[string]*[2]string {
-	parts := map[string]*[2]string{}
+// orphans are the parts of long names that are nobody's. They are not nil.
+func (f *finder) orphans() envelope.Companions {
+	parts := envelope.Companions{}
 	for _, x := range f.res.Findings {
 		if x.Kind == OrphanCompanion {
 			_, name := walk.Split(x.Stored)
-			addPart(parts, name)
+			parts.Add(name)
 		}
 	}
 	return parts
 }
 
-// companions are the parts of long names in a stored directory, by tag; none where it cannot be read.
-func companions(top backing.Dir, dir string) map[string]*[2]string {
-	parts := map[string]*[2]string{}
+// companions are the parts of long names in a stored directory; none where it cannot be read. They are not nil.
+func companions(top backing.Dir, dir string) envelope.Companions {
+	parts := envelope.Companions{}
 	d, err := walk.Open(top, dir)
 	if err != nil {
 		return parts
 	}
 	defer d.Close()
 	d.ReadDir(func(e backing.Entry) bool {
-		addPart(parts, e.Name)
+		parts.Add(e.Name)
 		return true
 	})
 	return parts
-}
-
-// addPart notes what the name of a companion says.
-func addPart(parts map[string]*[2]string, name string) {
-	tag, part, piece, ok := envelope.ParseCompanion(name)
-	if !ok {
-		return
-	}
-	if parts[tag] == nil {
-		parts[tag] = new([2]string)
-	}
-	parts[tag][part] = piece
 }
 
 // peekName is what a stored name was in its directory, where that can be shown; "" for no name. It is not authentic.

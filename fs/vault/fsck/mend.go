@@ -374,10 +374,10 @@ func (m *mender) rescue(f Finding) error {
 		m.done(f, done)
 		return nil
 	}
-	parts := map[string]*[2]string{}
+	var parts envelope.Companions
 	var names []string
 	if err := d.ReadDir(func(e backing.Entry) bool {
-		addPart(parts, e.Name)
+		parts.Add(e.Name)
 		if envelope.IsSealedName(e.Name) {
 			names = append(names, e.Name)
 		}
@@ -387,7 +387,7 @@ func (m *mender) rescue(f Finding) error {
 	}
 	n := 0
 	for _, name := range names {
-		_, err := m.adoptFrom(d, name, peekName(m.v, name, cipherOf(parts, name)))
+		_, err := m.adoptFrom(d, name, peekName(m.v, name, parts.Cipher(name)))
 		if gone(err) != nil {
 			return err
 		}
@@ -436,7 +436,7 @@ func (m *mender) keepAside(d backing.Dir, stored string, is func(name string) bo
 	for _, name := range names {
 		if isDirFile(name) && isFile(d, name) {
 			if err = d.Link(name, to, name); err != nil && !errors.Is(err, syscall.EEXIST) { // no hard links there
-				err = check.CopyFile(to, name, d, name)
+				err = backing.CopyFile(to, name, d, name)
 			}
 		} else {
 			err = d.Rename(name, to, name, vault.RenameNoReplace)

@@ -259,17 +259,11 @@ func (f *finder) mine(h backing.Dir, name string, st *backing.Stat, where place)
 	}
 	switch st.Mode & syscall.S_IFMT {
 	case syscall.S_IFREG:
-		bf, err := h.Open(name, syscall.O_RDONLY, 0)
+		b, err := readFile(h, name, envelope.HeaderSize)
 		if err != nil {
 			return false, err
 		}
-		defer bf.Close()
-		var b [envelope.HeaderSize]byte
-		n, err := bf.ReadAt(b[:], 0)
-		if err != nil {
-			return false, err
-		}
-		head, err := envelope.ParseHeader(b[:n])
+		head, err := envelope.ParseHeader(b)
 		if err != nil {
 			return false, nil
 		}

@@ -63,7 +63,7 @@ func (s *Sidecar) openLock() (backing.File, error) {
 	if errors.Is(err, syscall.ENOENT) {
 		f, err = s.ctl.Open(lockName, syscall.O_RDWR|syscall.O_CREAT, 0o600)
 	}
-	if otherKind(err) {
+	if backing.OtherKind(err) {
 		return nil, fmt.Errorf("%w: .kmsfs/%s is no file: %w", envelope.ErrCorrupt, lockName, err)
 	}
 	if err != nil {

@@ -143,47 +143,5 @@ func (s *Sidecar) keepDamaged(id uint64) error {
 	if s.keys.Link(name, s.keys, kept) == nil {
 		return nil
 	}
-	from, err := s.keys.Open(name, syscall.O_RDONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	to, err := s.keys.Open(kept, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	err = CopySparse(to, from)
-	if err == nil {
-		err = to.Sync()
-	}
-	return errors.Join(err, to.Close())
-}
-
-// CopySparse copies from, of any size, to a new file; zeros become holes.
-func CopySparse(to, from backing.File) error {
-	b := make([]byte, 1<<18)
-	for off := int64(0); ; {
-		at, more := backing.NextData(from, off)
-		if !more {
-			break
-		}
-		n, err := from.ReadAt(b, at)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			break
-		}
-		if !envelope.IsZero(b[:n]) {
-			if _, err := to.WriteAt(b[:n], at); err != nil {
-				return err
-			}
-		}
-		off = at + int64(n)
-	}
-	st, err := from.Stat()
-	if err != nil {
-		return err
-	}
-	return to.Truncate(st.Size)
+	return backing.CopyFile(s.keys, kept, s.keys, name)
 }

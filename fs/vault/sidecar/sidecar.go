@@ -113,11 +113,6 @@ func (s *Sidecar) header(f backing.File, id uint64) (envelope.TableHeader, error
 	return h, nil
 }
 
-// otherKind says whether err is the backing's refusal to open what is no file.
-func otherKind(err error) bool {
-	return errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EINVAL)
-}
-
 // openTable opens table id by its name.
 func (s *Sidecar) openTable(id uint64, flags int) (backing.File, envelope.TableHeader, error) {
 	var f backing.File
@@ -128,7 +123,7 @@ func (s *Sidecar) openTable(id uint64, flags int) (backing.File, envelope.TableH
 	if err != nil {
 		if errors.Is(err, syscall.ENOENT) {
 			err = fmt.Errorf("%w: key table %s is missing from .kmsfs/keys", ErrNoRecord, envelope.TableName(id))
-		} else if otherKind(err) {
+		} else if backing.OtherKind(err) {
 			err = noRecord(id, err)
 		}
 		return nil, envelope.TableHeader{}, err
