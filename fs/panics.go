@@ -6,7 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
-	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/bug"
 )
 
 // recovered is deferred around the handling of one request: whoever waits for the answer gets EIO, and the mount lives on.
@@ -19,7 +19,7 @@ func (w *worker) recovered(in *fuse.InHeader, length *int) {
 	failed := &w.s.base.failures
 	failed.panics.Add(1)
 	failed.count(fuse.EIO, nil)
-	w.s.log.Error("a bug: the request fails with EIO", append([]any{"op", opName(in.Opcode), "node", in.NodeId}, vault.Bug(v)...)...)
+	w.s.log.Error("a bug: the request fails with EIO", append([]any{"op", opName(in.Opcode), "node", in.NodeId}, bug.Attrs(v)...)...)
 	switch in.Opcode {
 	case opForget, opBatchForget, opInterrupt: // nobody waits
 		*length = 0

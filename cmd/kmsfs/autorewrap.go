@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/bug"
 	"kmsfs/fs/vault/rewrap"
 	"kmsfs/keysource"
 )
@@ -55,7 +56,7 @@ func (m *mounted) autoRewrap(ctx context.Context, p mountPlan, log *slog.Logger)
 			return
 		case <-t.C:
 		}
-		if err := m.rewrapOnce(ctx, p, log); err != nil && ctx.Err() == nil {
+		if err := bug.Guard(log, func() error { return m.rewrapOnce(ctx, p, log) }); err != nil && ctx.Err() == nil {
 			log.Error("automatic rewrap failed; it will be tried again", "err", err, "in", every.String(), "hint", "kmsfs rewrap "+quote(p.Vault))
 		}
 		wait = every

@@ -11,6 +11,7 @@ import (
 	kfs "kmsfs/fs"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/bug"
 	"kmsfs/fs/vault/reverse"
 	"kmsfs/keysource"
 	"kmsfs/keysource/awskms"
@@ -145,7 +146,7 @@ func (m *mounted) chainKeys(ctx context.Context, p *mountPlan, top backing.Dir, 
 	}
 	guarded := keysource.NewGuarded(ks, func(operation string, v any) {
 		m.metrics.panics.Add(1)
-		log.Error("a bug in the keysource", append([]any{"op", operation}, vault.Bug(v)...)...)
+		log.Error("a bug in the keysource", append([]any{"op", operation}, bug.Attrs(v)...)...)
 	})
 	if m.keys, err = p.Keys.decorate(keysource.NewObserved(guarded, m.metrics.call), u.Branch); err != nil {
 		return err

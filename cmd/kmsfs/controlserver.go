@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/bug"
 	"kmsfs/keysource"
 )
 
@@ -73,7 +73,7 @@ func (s *controlServer) page(path string, h http.Handler) {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(controlLineTime))
 		defer func() { // what net/http logs of a panic has arguments of functions in it
 			if p := recover(); p != nil {
-				s.log.Error("a bug in a page", append([]any{"path", path}, vault.Bug(p)...)...)
+				s.log.Error("a bug in a page", append([]any{"path", path}, bug.Attrs(p)...)...)
 				panic(http.ErrAbortHandler)
 			}
 		}()
@@ -159,7 +159,7 @@ func (s *controlServer) do(w http.ResponseWriter, r *http.Request, verb string, 
 func (s *controlServer) call(ctx context.Context, verb string, h controlHandler, body []byte, send func(any) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.Error("a bug in a control verb", append([]any{"verb", verb}, vault.Bug(p)...)...)
+			s.log.Error("a bug in a control verb", append([]any{"verb", verb}, bug.Attrs(p)...)...)
 			err = fmt.Errorf("the daemon failed at %s; its log has more", verb)
 		}
 	}()

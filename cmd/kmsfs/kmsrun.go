@@ -10,7 +10,7 @@ import (
 	"sync"
 	"syscall"
 
-	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/bug"
 	"kmsfs/keysource/kms"
 	"kmsfs/keysource/kms/audit"
 	"kmsfs/keysource/kms/identity"
@@ -45,7 +45,7 @@ func (a *app) kmsRun(ctx context.Context, k *kmsServer, store *local.Store, cert
 		log.Warn("nobody can call: there is no access key; kmsfs kms user create NAME, then kmsfs kms user key create NAME")
 	}
 	s, err := server.New(server.Config{Service: kms.New(store, kms.Config{}), Users: users, Audit: trail, Account: account,
-		Region: region, Due: func(ctx context.Context) error { _, err := store.ListKeys(ctx); return err }, Timeout: k.timeout, MaxConnections: k.connections, Logger: log, Bug: vault.Bug})
+		Region: region, Due: func(ctx context.Context) error { _, err := store.ListKeys(ctx); return err }, Timeout: k.timeout, MaxConnections: k.connections, Logger: log, Bug: bug.Attrs})
 	if err != nil {
 		return err
 	}

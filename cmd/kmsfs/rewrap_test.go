@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -155,3 +157,29 @@ func TestAutoRewrap(t *testing.T) {
 	}
 	b.ok("umount p")
 }
+
+// TestAutoRewrapPanics: what panics in an automatic rewrap is told, and it is tried again.
+func TestAutoRewrapPanics(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.ok("init --key-store keys v")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	tries := 0
+	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		if strings.Contains(string(p), "it will be tried again") {
+			if tries++; tries == 2 {
+				cancel()
+			}
+		}
+		return len(p), nil
+	}), nil))
+	(&mounted{}).autoRewrap(ctx, mountPlan{Vault: b.dir + "/v", AutoRewrapEvery: time.Millisecond}, log) // it has no keysource
+	if tries != 2 {
+		t.Errorf("it was tried %d times", tries)
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

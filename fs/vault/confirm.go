@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/vault/bug"
 	"kmsfs/keysource"
 )
 
@@ -52,7 +53,7 @@ func (f *file) confirm(ctx context.Context) error {
 	c := &confirmation{done: make(chan struct{})}
 	f.confirming = c
 	f.keyMu.Unlock()
-	err := ErrBug
+	err := bug.Err
 	defer func() { // also where a panic passes
 		if ctx.Err() == nil { // else it says nothing to the others
 			c.err = err

@@ -10,6 +10,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/bug"
 )
 
 // form is how a file stands on the disk.
@@ -146,10 +147,10 @@ func (v *Vault) acquireFirst(n *Node, wait chan struct{}) (*file, error) {
 	err := ErrStale
 	pinned := v.nodes.pin(n)
 	if pinned {
-		err = ErrBug
+		err = bug.Err
 		func() {
 			defer func() {
-				if err == ErrBug { // a panic passes: nobody must wait for ever
+				if err == bug.Err { // a panic passes: nobody must wait for ever
 					n.opening(wait, nil)
 				}
 			}()
@@ -502,7 +503,7 @@ func (f *file) unlock(ctx context.Context) error {
 		headed, done, id, loc, key, keyLoc, broken := f.headed, f.opened, f.id, f.loc, f.key, f.keyLoc, f.broken
 		f.mu.RUnlock()
 		if broken {
-			return f.n.fail("open", ErrBug)
+			return f.n.fail("open", bug.Err)
 		}
 		if headed && done {
 			return nil

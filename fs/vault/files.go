@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/bug"
 )
 
 // fileCache bounds how many stored files are kept open that nobody has open on the mount.
@@ -384,9 +385,9 @@ func (f *file) enterWrite(ctx context.Context, n int) error {
 			return f.n.fail("write", err)
 		}
 	}
-	err := ErrBug
+	err := bug.Err
 	defer func() {
-		if err == ErrBug { // a panic passes
+		if err == bug.Err { // a panic passes
 			f.broken, f.opened = true, false
 		}
 		if err != nil {

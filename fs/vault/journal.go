@@ -11,6 +11,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/bug"
 )
 
 // A journal file holds this much before the other one is begun, and what is in it is put in place.
@@ -337,7 +338,7 @@ func (j *journal) add(f *file, rr ...envelope.JournalRecord) error {
 		}
 		f.hold()
 	}
-	err := ErrBug
+	err := bug.Err
 	defer func() {
 		if err != nil && !known {
 			f.release()

@@ -19,6 +19,7 @@ import (
 	"kmsfs/fs/backing/faults"
 	"kmsfs/fs/backing/memfs"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/bug"
 )
 
 // errPanicked is what a call that panicked is taken to return.
@@ -34,7 +35,7 @@ func catching(t *testing.T, what string, f func() error) error {
 	go func() {
 		defer func() {
 			if p := recover(); p != nil {
-				ended <- fmt.Errorf("%w: %v", errPanicked, vault.Bug(p))
+				ended <- fmt.Errorf("%w: %v", errPanicked, bug.Attrs(p))
 			}
 		}()
 		ended <- f()
@@ -140,7 +141,7 @@ func panicOnce(t *testing.T, list []byte, f *fault, shared bool) {
 		e.note("%v", err)
 		for _, name := range fileNames {
 			err := catching(t, "reading", func() error { return readSome(e.vaults[0], name) })
-			if err != nil && !errors.Is(err, vault.ErrBug) {
+			if err != nil && !errors.Is(err, bug.Err) {
 				fail("reading %s while the vault is open: %v", name, err)
 			}
 		}
@@ -257,7 +258,7 @@ func TestBroken(t *testing.T) {
 		}
 		_, reading := v.Read(ctx, n, []byte("0123"), 0)
 		_, writing := v.Write(ctx, n, []byte("x"), 0, vault.KeepPrivileges)
-		if !errors.Is(reading, vault.ErrBug) || !errors.Is(writing, vault.ErrBug) {
+		if !errors.Is(reading, bug.Err) || !errors.Is(writing, bug.Err) {
 			t.Errorf("afterwards: read %v, write %v", reading, writing)
 		}
 	}
@@ -278,7 +279,7 @@ func TestBroken(t *testing.T) {
 		t.Fatal(err)
 	}
 	panics(over, 8000)
-	if err := v.Close(); !errors.Is(err, vault.ErrBug) {
+	if err := v.Close(); !errors.Is(err, bug.Err) {
 		t.Errorf("closed with %v, want that something has stayed in the journal", err)
 	}
 	v = openVault(t, at, ks, vault.Options{})

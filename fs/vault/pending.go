@@ -5,6 +5,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/bug"
 )
 
 // pendingChunk is a chunk that stands in the journal and in memory, and as it was before in its file.
@@ -235,7 +236,7 @@ func (f *file) putInPlace(s *segment) error {
 		return nil
 	}
 	if f.broken { // the journal has all that was confirmed, and keeps it for the next mount
-		return ErrBug
+		return bug.Err
 	}
 	return f.keepingTime(func() error { return f.putPending(s) })
 }

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/vault/bug"
 )
 
 // parallelFrom is how many chunks a request must have before it is shared between cores.
@@ -207,8 +208,10 @@ func inParallel(from, to uint64, w chunkRun) error {
 	}
 	errs := make([]error, workers)
 	func() {
+		var others bug.Group
+		defer others.Wait()
 		for i := uint64(1); i < workers; i++ {
-			defer inTwo(func() { errs[i] = w.run(from+n*i/workers, from+n*(i+1)/workers, i+1 < workers) })()
+			others.Go(func() { errs[i] = w.run(from+n*i/workers, from+n*(i+1)/workers, i+1 < workers) })
 		}
 		errs[0] = w.run(from, from+n/workers, true)
 	}()

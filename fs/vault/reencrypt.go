@@ -193,7 +193,7 @@ func (v *Vault) makeKeys(ctx context.Context, work []*renewal) []*renewal {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			w.out.Err = w.f.n.fail("reencrypt", w.makeKey(ctx))
+			w.out.Err = w.f.n.fail("reencrypt", v.guarded(func() error { return w.makeKey(ctx) }))
 		})
 	}
 	wg.Wait()

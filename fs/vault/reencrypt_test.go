@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"kmsfs/fs/backing/faults"
 	"kmsfs/fs/backing/memfs"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/bug"
 )
 
 // reencrypt gives a file a new data key; what it holds stays, and so does its time.
@@ -626,5 +628,53 @@ func TestReencryptFuture(t *testing.T) {
 	r = v.Reencrypt(ctx, []*vault.Node{n}, vault.ReencryptOptions{})
 	if !r[0].Done || r[0].Err != nil {
 		t.Errorf("whatever its age: %+v", r[0])
+	}
+}
+
+// TestReencryptPanics: a keysource that panics while the new key of a file is made, in a goroutine of its own, fails that file alone.
+func TestReencryptPanics(t *testing.T) {
+	at, _ := inMemory()
+	ks := &memoryKeys{}
+	makeVault(t, at, ks, 4096)
+	v := openVault(t, at, ks, vault.Options{})
+	defer v.Close()
+	doAll(t, v, put("a", pattern(1, 9000)), put("b", pattern(2, 9000)), flush())
+	var nodes []*vault.Node
+	for _, name := range []string{"a", "b"} {
+		n, err := find(v, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes = append(nodes, n)
+	}
+	var panicked atomic.Bool
+	ks.mu.Lock()
+	ks.fail = func(int) error {
+		if bytes.Contains(debug.Stack(), []byte(".makeKey(")) && !panicked.Swap(true) {
+			panic("in the keysource")
+		}
+		return nil
+	}
+	ks.mu.Unlock()
+	failed := 0
+	for i, r := range v.Reencrypt(ctx, nodes, vault.ReencryptOptions{}) {
+		if errors.Is(r.Err, bug.Err) {
+			failed++
+		} else if r.Err != nil || !r.Done {
+			t.Errorf("file %d: %+v", i, r)
+		}
+	}
+	if failed != 1 || v.Stats().Panics != 1 {
+		t.Errorf("%d files have failed, %d panics are counted", failed, v.Stats().Panics)
+	}
+	for i, r := range v.Reencrypt(ctx, nodes, vault.ReencryptOptions{}) {
+		if r.Err != nil || !r.Done {
+			t.Errorf("file %d, again: %+v", i, r)
+		}
+	}
+	for i, name := range []string{"a", "b"} {
+		if m, err := readAll(v, name); err != nil || !bytes.Equal(m.data, pattern(byte(i+1), 9000)) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -1,6 +1,10 @@
 package vault
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"kmsfs/fs/vault/bug"
+)
 
 // Stats are counters of an open vault.
 type Stats struct {
@@ -51,4 +55,19 @@ func (v *Vault) Stats() Stats {
 	}
 	v.journal.mu.Unlock()
 	return s
+}
+
+// guarded is bug.Guard of deferred work, which counts what has panicked.
+func (v *Vault) guarded(f func() error) error {
+	return bug.Guard(v.log, func() error {
+		panics := true
+		defer func() {
+			if panics {
+				v.counts.panics.Add(1)
+			}
+		}()
+		err := f()
+		panics = false
+		return err
+	})
 }

@@ -7,6 +7,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/bug"
 )
 
 // Where a call of the keysource takes longer than slowCall, and records are used one after the other, the keys of the next
@@ -52,7 +53,7 @@ func (a *ahead) used(loc envelope.Locator, took time.Duration) {
 	}
 	if a.slow && near && end-first >= aheadSlots/2 {
 		t.upTo = end
-		a.v.wg.Go(func() { a.fetch(loc.Table, first, int(end-first)) })
+		a.v.wg.Go(func() { _ = bug.Guard(a.v.log, func() error { a.fetch(loc.Table, first, int(end-first)); return nil }) })
 	}
 	a.tables[loc.Table] = t
 }
@@ -63,7 +64,7 @@ func (a *ahead) fetch(table uint64, first uint32, n int) {
 	if err != nil {
 		return
 	}
-	var wg sync.WaitGroup
+	var wg bug.Group
 	free := make(chan struct{}, aheadCalls)
 	for i := 0; (i+1)*size <= len(b); i++ {
 		r, err := envelope.ParseRecord(b[i*size : (i+1)*size])

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"kmsfs/envelope"
+	"kmsfs/fs/vault/bug"
 )
 
 // cache keeps sealed groups, so that who reads a file in pieces has each group sealed once.
@@ -70,8 +71,7 @@ func (c *cache) get(h *Handle, key dataKey, n uint64) (*group, error) {
 			}
 		}
 		c.mu.Unlock()
-		g.err = h.seal(g, key)
-		close(g.ready)
+		c.fill(g, key)
 	}
 	if g.err != nil {
 		c.mu.Lock()
@@ -81,6 +81,20 @@ func (c *cache) get(h *Handle, key dataKey, n uint64) (*group, error) {
 		return nil, g.err
 	}
 	return g, nil
+}
+
+// fill seals g, and tells who waits for it, also where a panic passes.
+func (c *cache) fill(g *group, key dataKey) {
+	g.err = bug.Err
+	defer func() {
+		if g.err == bug.Err {
+			c.mu.Lock()
+			c.forget(g)
+			c.mu.Unlock()
+		}
+		close(g.ready)
+	}()
+	g.err = g.at.h.seal(g, key)
 }
 
 // put lets go of a group.
@@ -143,12 +157,14 @@ func (h *Handle) readGroups(key dataKey, p []byte, off int64) error {
 			copy(part, g.bytes[from-begin:])
 		}
 	}
-	var wg sync.WaitGroup
-	for n := first; n < last; n++ {
-		wg.Go(func() { one(n) })
-	}
-	one(last)
-	wg.Wait()
+	func() {
+		var wg bug.Group
+		defer wg.Wait()
+		for n := first; n < last; n++ {
+			wg.Go(func() { one(n) })
+		}
+		one(last)
+	}()
 	for _, err := range errs {
 		if err != nil {
 			return err

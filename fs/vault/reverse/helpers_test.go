@@ -353,14 +353,23 @@ func (b *bench) shown() map[string]string {
 // find looks a plain path up in the view.
 func find(t testing.TB, v *reverse.View, vk *envelope.VolumeKeys, path ...string) *reverse.Node {
 	t.Helper()
+	n, err := lookup(v, vk, path...)
+	must(t, err)
+	return n
+}
+
+func lookup(v *reverse.View, vk *envelope.VolumeKeys, path ...string) (*reverse.Node, error) {
 	n := v.Root()
 	for i, name := range path {
 		sealed, err := vk.SealName(vk.ReverseDirID(strings.Join(path[:i], "/")), name)
-		must(t, err)
-		n, _, err = v.Lookup(n, sealed.Entry)
-		must(t, err)
+		if err != nil {
+			return nil, err
+		}
+		if n, _, err = v.Lookup(n, sealed.Entry); err != nil {
+			return nil, err
+		}
 	}
-	return n
+	return n, nil
 }
 
 // keys are the volume keys of the state.

@@ -10,6 +10,7 @@ import (
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/bug"
 	"kmsfs/fs/vault/sidecar"
 )
 
@@ -119,7 +120,10 @@ func (m *maker) worker() {
 		m.mu.Unlock()
 		ctx, cancel := context.WithTimeout(m.v.ctx, m.v.deadline)
 		w.key.born = m.v.now()
-		w.key.fk, w.record, w.err = vault.NewDataKey(ctx, m.v.ks, m.config(), m.v.geo, w.id, "", m.v.now())
+		w.err = bug.Guard(m.v.log, func() (err error) {
+			w.key.fk, w.record, err = vault.NewDataKey(ctx, m.v.ks, m.config(), m.v.geo, w.id, "", m.v.now())
+			return err
+		})
 		cancel()
 		m.mu.Lock()
 		if w.err == nil {
@@ -163,7 +167,8 @@ func (m *maker) writer() {
 		for i, w := range batch {
 			records[i] = w.record
 		}
-		locs, err := m.table.Append(records)
+		var locs []envelope.Locator
+		err := bug.Guard(m.v.log, func() (err error) { locs, err = m.table.Append(records); return err })
 		m.mu.Lock()
 		for i, w := range batch {
 			if err != nil {

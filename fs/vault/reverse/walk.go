@@ -10,6 +10,7 @@ import (
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/bug"
 )
 
 // walkBatch is how many keys a walk has made at once.
@@ -69,10 +70,12 @@ func (v *View) runWalks() {
 			return
 		}
 		var missing []envelope.FileID
-		w.err = v.walk(v.ctx, v.src, "", place{dev: v.rootDev}, &missing)
-		if w.err == nil {
-			w.err = v.maker.make(v.ctx, missing...)
-		}
+		w.err = bug.Guard(v.log, func() error {
+			if err := v.walk(v.ctx, v.src, "", place{dev: v.rootDev}, &missing); err != nil {
+				return err
+			}
+			return v.maker.make(v.ctx, missing...)
+		})
 		if w.err != nil && v.ctx.Err() == nil {
 			v.log.Error("no data keys for new files: what is copied now may lack records", "err", w.err)
 		}

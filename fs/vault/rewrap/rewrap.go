@@ -210,12 +210,10 @@ func (r *run) tables(ctx context.Context, pass int) error {
 	if err := r.report(ctx); err != nil {
 		return err
 	}
-	stop := r.startWorkers(ctx)
-	err = r.sc.Scan(ctx, sidecar.ScanOptions{Parallel: tablesAtOnce, Shard: r.o.Shard, Shards: r.o.Shards}, func(p *sidecar.Part) error {
+	defer r.startWorkers(ctx)()
+	return r.sc.Scan(ctx, sidecar.ScanOptions{Parallel: tablesAtOnce, Shard: r.o.Shard, Shards: r.o.Shards}, func(p *sidecar.Part) error {
 		return r.part(ctx, pass, p)
 	})
-	stop()
-	return err
 }
 
 // tablesAtOnce is how many tables are worked on at once, so that the calls for one go on while another is being saved.

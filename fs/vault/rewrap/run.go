@@ -15,6 +15,7 @@ import (
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
 	"kmsfs/fs/vault"
+	"kmsfs/fs/vault/bug"
 	"kmsfs/fs/vault/sidecar"
 	"kmsfs/keysource"
 )
@@ -271,7 +272,10 @@ func (r *run) startWorkers(ctx context.Context) (stop func()) {
 	for range max(r.o.Concurrency, 1) {
 		wg.Go(func() {
 			for j := range r.jobs {
-				j.record, j.reqID, j.err = r.rewrap(ctx, j.entry.Record, j.plan)
+				j.err = bug.Guard(r.log, func() (err error) {
+					j.record, j.reqID, err = r.rewrap(ctx, j.entry.Record, j.plan)
+					return err
+				})
 				j.done <- j
 			}
 		})

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"sync"
 	"syscall"
 	"time"
 
 	"kmsfs/envelope"
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/bug"
 )
 
 // ScanOptions is what to scan, and how. The zero value is everything, one table at a time.
@@ -80,7 +80,7 @@ func (p *Part) Entries() iter.Seq[Entry] {
 
 // Scan calls f for every part of every key table, o.Parallel at once, those of one table in order and by one goroutine. A
 // table that is removed meanwhile, or that a crash cut short before its header, is left out; damage is told in Part.Err and Entry.Err and ends nothing. It ends with
-// the first error of f, that of ctx, or that of reading the directory.
+// the first error of f, that of ctx, or that of reading the directory, and panics where f has.
 func (s *Sidecar) Scan(ctx context.Context, o ScanOptions, f func(*Part) error) error {
 	ids, err := s.Tables()
 	if err != nil {
@@ -89,7 +89,7 @@ func (s *Sidecar) Scan(ctx context.Context, o ScanOptions, f func(*Part) error) 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	next := make(chan uint64)
-	var wg sync.WaitGroup
+	wg := bug.Group{Stop: func() { cancel(bug.Err) }}
 	for range max(o.Parallel, 1) {
 		wg.Go(func() {
 			for id := range next {

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"kmsfs/fs/backing"
+	"kmsfs/fs/vault/bug"
 )
 
 // PerCore is how many workers pay for each processor: what is not cached waits for the disk.
@@ -70,27 +71,28 @@ func (q *Queue[T]) end() {
 
 // Run has workers look at first and all that they put into the queue. work is called once by each worker, to give the
 // function that looks at one thing and the one that is called when the worker ends, which may be nil. Run returns when all
-// workers have ended: the first error of any, which ends the others after what they are at, or that of ctx.
+// workers have ended: the first error of any, which ends the others after what they are at, or that of ctx. It panics where one
+// of them has.
 func Run[T any](ctx context.Context, workers int, first []T, work func(q *Queue[T]) (look func(T) error, end func())) error {
 	q := &Queue[T]{todo: first}
 	q.cond = sync.NewCond(&q.mu)
 	stop := context.AfterFunc(ctx, q.end)
 	defer stop()
-	var wg sync.WaitGroup
+	wg := bug.Group{Stop: q.end}
 	var once sync.Once
 	var failed error
 	for range workers {
 		wg.Go(func() {
 			look, end := work(q)
+			if end != nil {
+				defer end()
+			}
 			for t, ok := q.take(); ok; t, ok = q.take() {
 				if err := look(t); err != nil {
 					once.Do(func() { failed = err })
 					q.end()
 				}
 				q.done()
-			}
-			if end != nil {
-				end()
 			}
 		})
 	}

@@ -81,3 +81,24 @@ func TestOpen(t *testing.T) {
 		}
 	}
 }
+
+// TestPanic: a worker that panics ends the others, which end as usual, and then the caller panics.
+func TestPanic(t *testing.T) {
+	const workers = 4
+	var ends atomic.Int32
+	defer func() {
+		if recover() == nil || ends.Load() != workers {
+			t.Errorf("%d workers have ended", ends.Load())
+		}
+	}()
+	err := walk.Run(t.Context(), workers, []int{1}, func(q *walk.Queue[int]) (func(int) error, func()) {
+		return func(n int) error {
+			if n == 100 {
+				panic("at the hundredth")
+			}
+			q.Put(n + 1)
+			return nil
+		}, func() { ends.Add(1) }
+	})
+	t.Errorf("ended with %v", err)
+}
